@@ -1,0 +1,6 @@
+"""AWS on this machine: moto's server, extended so that EMR steps really run.
+
+Start it with ``python -m localaws``; drive it from tests with :class:`localaws.process.LocalAws`.
+"""
+
+from __future__ import annotations

@@ -1,0 +1,83 @@
+"""Start, seed, serve, and stop in order."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from localaws.settings import ACCOUNT_ID, ENVIRONMENT_HELP, Settings
+
+log = logging.getLogger("localaws")
+
+
+def main(argv: list[str]) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    arguments = _parser().parse_args(argv)
+    settings = _settings(arguments)
+    _prepare_environment()
+    # moto reads its environment when it is imported
+    from localaws.stack import Stack
+
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    stack = Stack(settings)
+    try:
+        stack.start()
+        if arguments.port_file:
+            _write_port(arguments.port_file, stack.port)
+        log.info("localaws is ready on %s", stack.endpoint_url)
+        stopping.wait()
+        log.info("localaws stops")
+    finally:
+        stack.stop()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m localaws",
+        description="AWS on this machine: moto's server, extended so that EMR steps really run.",
+        epilog=ENVIRONMENT_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (4570)")
+    parser.add_argument("--data", type=Path, help="folder that keeps the state over a restart")
+    parser.add_argument("--no-seed", action="store_true", help="deploy no templates at start")
+    parser.add_argument("--port-file", type=Path, help="write the port here when ready")
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    given: dict[str, Any] = {
+        "host": arguments.host,
+        "port": arguments.port,
+        "data": arguments.data.resolve() if arguments.data else None,
+        "seed": False if arguments.no_seed else None,
+    }
+    asked = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(Settings.from_environment(), **asked)
+
+
+def _prepare_environment() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    os.environ["MOTO_ACCOUNT_ID"] = ACCOUNT_ID
+    # templates attach managed policies of AWS
+    os.environ["MOTO_IAM_LOAD_MANAGED_POLICIES"] = "true"
+    # the server's own clients name their endpoint; the environment must not send them elsewhere
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_ENDPOINT_URL_S3"):
+        os.environ.pop(name, None)
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+
+def _write_port(path: Path, port: int) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(f"{port}\n")
+    draft.replace(path)

@@ -1,0 +1,206 @@
+"""The fault plan: how localaws is told to misbehave.
+
+A fault is a JSON object; the plan is a list of them, set by ``PUT /localaws/faults``:
+
+========= ======================================================================================
+service   AWS service (``emr``), or ``*``
+operation operation (``DescribeCluster``), or ``*``
+kind      ``throttle``: refused, no effect. ``error``: a 5xx, no effect. ``reset``: the connection
+          is closed, no effect. ``lost_answer``: the effect is taken, the answer is lost: the
+          connection is closed, or a ``status`` that is given is answered. ``delay``: answered
+          ``seconds`` late. ``listing_lag``: what was created in the last ``seconds`` does not show
+          in a ``List*`` answer
+share     share of the calls that it strikes, 0..1 (1.0); drawn from ``seed``
+count     strikes at most so many calls (no limit)
+skip      lets the first so many calls pass (0)
+burst,    ``throttle`` as a token bucket, as AWS does it: ``burst`` calls at once, ``refill`` calls
+refill    a second; the rest is refused. ``share`` is not used then
+seconds   of ``delay`` and ``listing_lag``
+status,   of ``error``, and of ``lost_answer`` if given (500, InternalServerError)
+code
+========= ======================================================================================
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+KINDS = ("throttle", "error", "lost_answer", "delay", "listing_lag", "reset")
+#: Kinds that answer in place of the service; the first one that strikes wins.
+REFUSALS = ("throttle", "error", "reset")
+
+_NUMBERS: dict[str, tuple[float, float | None]] = {
+    "share": (0, 1),
+    "count": (0, None),
+    "skip": (0, None),
+    "seconds": (0, None),
+    "status": (400, 599),
+    "burst": (0, None),
+    "refill": (0, None),
+    "seed": (0, None),
+}
+_WHOLE = ("count", "skip", "status", "burst", "seed")
+
+
+class FaultPlanError(ValueError):
+    """A fault plan that cannot be meant; the message lists everything that is wrong."""
+
+
+@dataclass
+class Fault:
+    """One fault and how far it has got."""
+
+    spec: dict[str, Any]
+    seen: int = 0
+    struck: int = 0
+    tokens: float = 0.0
+    refilled_at: float = 0.0
+    random: random.Random = field(default_factory=random.Random)
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Fault:
+        """Make a fault of a checked plan entry."""
+        return cls(
+            spec,
+            tokens=float(spec.get("burst") or 0),
+            refilled_at=time.monotonic(),
+            random=random.Random(spec.get("seed", 0)),  # noqa: S311 - repeatable on purpose
+        )
+
+    @property
+    def kind(self) -> str:
+        """One of :data:`KINDS`."""
+        return str(self.spec["kind"])
+
+    @property
+    def seconds(self) -> float:
+        """Length of a delay or of a lag."""
+        return float(self.spec.get("seconds") or 0)
+
+    def is_for(self, service: str, operation: str) -> bool:
+        """Say whether a call is this fault's business."""
+        if self.kind == "listing_lag" and not operation.startswith("List"):
+            return False
+        return self.spec.get("service", "*") in ("*", service) and self.spec.get(
+            "operation", "*"
+        ) in ("*", operation)
+
+    def strikes(self) -> bool:
+        """Take note of one more call and say whether the fault strikes it."""
+        self.seen += 1
+        if self.seen <= (self.spec.get("skip") or 0):
+            return False
+        count = self.spec.get("count")
+        if count is not None and self.struck >= count:
+            return False
+        if not (self._bucket_is_empty() if self._is_bucket else self._is_drawn()):
+            return False
+        self.struck += 1
+        return True
+
+    @property
+    def _is_bucket(self) -> bool:
+        return self.kind == "throttle" and self.spec.get("burst") is not None
+
+    def _is_drawn(self) -> bool:
+        share = self.spec.get("share")
+        return self.random.random() < (1.0 if share is None else float(share))
+
+    def _bucket_is_empty(self) -> bool:
+        now = time.monotonic()
+        refill = float(self.spec.get("refill") or 0)
+        burst = float(self.spec["burst"])
+        self.tokens = min(burst, self.tokens + (now - self.refilled_at) * refill)
+        self.refilled_at = now
+        if self.tokens < 1:
+            return True
+        self.tokens -= 1
+        return False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the plan has in store for one call."""
+
+    refusal: Fault | None = None
+    lost_answer: Fault | None = None
+    delay: float = 0.0
+    listing_lag: float = 0.0
+
+
+class FaultPlan:
+    """The faults now in force."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+
+    def replace(self, specs: Any) -> None:
+        """Put another plan in force.
+
+        Raises:
+            FaultPlanError: the plan is not valid; the old one stays in force.
+        """
+        problems = plan_problems(specs)
+        if problems:
+            raise FaultPlanError("; ".join(problems))
+        faults = [Fault.from_spec(dict(spec)) for spec in specs]
+        with self._lock:
+            self._faults = faults
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """Return the plan, each fault with how many calls it saw and struck."""
+        with self._lock:
+            return [{**f.spec, "seen": f.seen, "struck": f.struck} for f in self._faults]
+
+    def judge(self, service: str, operation: str) -> Verdict:
+        """Decide about one call; every fault that it concerns takes note of it."""
+        with self._lock:
+            struck = [f for f in self._faults if f.is_for(service, operation) and f.strikes()]
+        return Verdict(
+            refusal=_first(f for f in struck if f.kind in REFUSALS),
+            lost_answer=_first(f for f in struck if f.kind == "lost_answer"),
+            delay=sum(f.seconds for f in struck if f.kind == "delay"),
+            listing_lag=max((f.seconds for f in struck if f.kind == "listing_lag"), default=0.0),
+        )
+
+
+def plan_problems(specs: Any) -> list[str]:
+    """Return all that is wrong with a plan, in words."""
+    if not isinstance(specs, list):
+        return ["a fault plan is a JSON list"]
+    return [problem for place, spec in enumerate(specs) for problem in _problems(place, spec)]
+
+
+def _problems(place: int, spec: Any) -> Iterable[str]:
+    if not isinstance(spec, dict):
+        yield f"fault {place} is not a JSON object"
+        return
+    if spec.get("kind") not in KINDS:
+        yield f"fault {place}: kind must be one of {', '.join(KINDS)}, not {spec.get('kind')!r}"
+    known = {"service", "operation", "kind", "code", *_NUMBERS}
+    for name in sorted(set(spec) - known):
+        yield f"fault {place}: {name} is not known (known: {', '.join(sorted(known))})"
+    for name in ("service", "operation", "code"):
+        if not isinstance(spec.get(name, ""), str | None):
+            yield f"fault {place}: {name} must be a string"
+    for name, (least, most) in _NUMBERS.items():
+        value = spec.get(name)
+        if value is None:
+            continue
+        wanted: Any = int if name in _WHOLE else int | float
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            yield f"fault {place}: {name} must be a {'whole ' if name in _WHOLE else ''}number"
+        elif value < least or (most is not None and value > most):
+            yield f"fault {place}: {name} must be at least {least:g}" + (
+                f" and at most {most:g}" if most is not None else ""
+            )
+
+
+def _first(faults: Iterable[Fault]) -> Fault | None:
+    return next(iter(faults), None)

