@@ -1,0 +1,188 @@
+"""What EMR's operators and sensors have in common."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.bases.operator import BaseOperatorMeta
+
+from aws_jobs.aws_clients import aws_client, urgent_call
+from aws_jobs.aws_errors import call_patiently
+from aws_jobs.exceptions import InputError
+from aws_jobs.links.emr import EMR_LINKS, emr_links
+from aws_jobs.settings import Settings, load_settings
+from aws_jobs.submit_once import Interruption, Patience, Submission
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import jinja2
+    from airflow.sdk import BaseOperator, Context
+
+    _Operator = BaseOperator
+else:
+    # Operators and sensors have different bases, so what they share is mixed in.
+    _Operator = object
+
+# Airflow ends a deferral that its trigger has not ended itself by then.
+_BACKSTOP = timedelta(hours=1)
+# What AWS is asked only to explain a failure is not waited for longer than this, in seconds.
+_EXPLAIN_BUDGET = 60.0
+
+
+class EmrTaskMixin(_Operator):
+    """Connection, templates, links and failures of an EMR task.
+
+    :param values: names for the templates of this task, rendered before everything else; beside
+        them ``settings`` is there.
+    :param aws_conn_id: Airflow's AWS connection.
+    :param poll_interval: how long the state may go unasked, at the most.
+    """
+
+    operator_extra_links = EMR_LINKS
+
+    # As Airflow's own ResumableJobMixin: default_args and partial() see the arguments of classes
+    # whose __init__ is wrapped, and a mixin's is not by itself.
+    @BaseOperatorMeta._apply_defaults  # type: ignore[type-var]
+    def __init__(
+        self,
+        *,
+        values: dict[str, str] | None = None,
+        aws_conn_id: str | None = "aws_default",
+        poll_interval: timedelta = timedelta(seconds=30),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.values = values or {}
+        self.aws_conn_id = aws_conn_id
+        self.poll_interval = poll_interval
+        self.links: dict[str, str] = {}
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What differs between accounts, read inside the task."""
+        return load_settings()
+
+    @cached_property
+    def interruption(self) -> Interruption:
+        """How this task is stopped."""
+        return Interruption()
+
+    @property
+    def patience(self) -> Patience:
+        """How long a submission is tried."""
+        return Patience(lookup_grace=self.settings.lookup_grace_seconds)
+
+    def client(self, service: str) -> Any:
+        """Return a client of this task's connection in the settings' region."""
+        return aws_client(service, self.aws_conn_id, self.settings.region)
+
+    @cached_property
+    def emr(self) -> Any:
+        """EMR, each call made once."""
+        return self.client("emr")
+
+    def on_kill(self) -> None:
+        """Stop ``execute``, which ends the external job on its way out."""
+        self.interruption.kill()
+
+    def urgently(self, call: Callable[[Any], None]) -> None:
+        """Make one last call before SIGKILL; what it misses is the reaper's."""
+        try:
+            urgent_call("emr", self.aws_conn_id, self.settings.region, call)
+        except Exception as error:
+            self.log.warning("The last call before the end failed: %s", error)
+
+    def trigger_arguments(self, *, deadline: float, end_on_kill: bool) -> dict[str, Any]:
+        """Return the arguments that all EMR triggers take."""
+        return {
+            "aws_conn_id": self.aws_conn_id,
+            "region": self.settings.region,
+            "quota_share": self.settings.quota_share,
+            "deadline": deadline,
+            "unseen_seconds": max(120.0, self.settings.lookup_grace_seconds),
+            "interval": self.poll_interval.total_seconds(),
+            "end_on_kill": end_on_kill,
+        }
+
+    def show_links(self, cluster_id: str, step_id: str | None = None) -> None:
+        """Offer links in the UI; without them the task goes on."""
+        log_uri = f"s3://{self.settings.bucket}/{self.settings.log_prefix}"
+        try:
+            self.links = emr_links(
+                region=self.settings.region,
+                log_uri=log_uri,
+                cluster_id=cluster_id,
+                step_id=step_id,
+            )
+        except Exception as error:
+            self.log.warning("No links for %s: %s", cluster_id, error)
+
+    def describe(self, call: Callable[[], dict[str, Any]], key: str) -> dict[str, Any]:
+        """Ask AWS for what only explains a failure; nothing where it does not answer in time."""
+        try:
+            answer = call_patiently(call, budget=_EXPLAIN_BUDGET)
+        except Exception as error:
+            self.log.warning("AWS could not be asked for the details: %s", error)
+            return {}
+        found: dict[str, Any] = answer[key]
+        return found
+
+    def describe_cluster(self, cluster_id: str) -> dict[str, Any]:
+        """Return DescribeCluster's ``Cluster``, or what is known without it."""
+        cluster = self.describe(lambda: self.emr.describe_cluster(ClusterId=cluster_id), "Cluster")
+        return {"Id": cluster_id, **cluster}
+
+    def describe_step(self, cluster_id: str, step_id: str) -> dict[str, Any]:
+        """Return DescribeStep's ``Step``, or nothing."""
+        return self.describe(
+            lambda: self.emr.describe_step(ClusterId=cluster_id, StepId=step_id), "Step"
+        )
+
+    def _do_render_template_fields(
+        self,
+        parent: Any,
+        template_fields: Iterable[str],
+        context: Context,
+        jinja_env: jinja2.Environment,
+        seen_oids: set[int],
+    ) -> None:
+        """Render ``values`` first, and the other fields with them and the settings."""
+        names: Any = dict(context)
+        if parent is self:
+            names["settings"] = self.settings
+            self.values = self.render_template(self.values, names, jinja_env, seen_oids)
+            names.update(self.values)
+        super()._do_render_template_fields(parent, template_fields, names, jinja_env, seen_oids)
+
+
+def require_id(value: Any, what: str) -> str:
+    """Refuse an id that an upstream task did not hand over.
+
+    :raises InputError: where it is empty.
+    """
+    if not isinstance(value, str) or not value.strip() or value == "None":
+        raise InputError(
+            f"{what} is {value!r}",
+            ["the task that hands it over has not run, or was cleared: clear that one too"],
+        )
+    return value
+
+
+def remembered_ids(context: Context) -> list[str]:
+    """Return the ids of the external job that this task instance has started."""
+    submission = Submission.recall(context["task_state_store"])
+    return list((submission and submission.external_ids) or [])
+
+
+def in_future(span: timedelta) -> float:
+    """Return the Unix time after a span."""
+    return time.time() + span.total_seconds()
+
+
+def backstop(deadline: float) -> timedelta:
+    """Return the deferral timeout that stands behind a trigger's own deadline."""
+    return timedelta(seconds=max(0.0, deadline - time.time())) + _BACKSTOP

@@ -1,0 +1,70 @@
+"""Errors of aws_jobs.
+
+AwsJobsError
+├── SettingsError             what differs between accounts is missing or wrong
+├── InvalidRequestError       a request that AWS would refuse, or that would cost money for nothing
+├── InputError                the data of a run is missing or unusable
+├── OutputError               what a run wrote does not add up
+├── UnknownOutcomeError       nobody can tell yet whether a submission took effect
+└── ExternalJobError          a cluster or step ended otherwise than it should
+
+TaskKilled stands apart: it is how ``on_kill`` stops ``execute``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk.exceptions import AirflowException
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aws_jobs.verdicts import Verdict
+
+
+class AwsJobsError(AirflowException):
+    """Base of the errors that a person on call reads."""
+
+
+class _ProblemsError(AwsJobsError):
+    """Several problems, reported at once."""
+
+    def __init__(self, subject: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n  - ".join([f"{subject}:", *self.problems]))
+
+
+class SettingsError(_ProblemsError):
+    """The Airflow variable ``aws_jobs`` is missing or wrong."""
+
+
+class InvalidRequestError(_ProblemsError):
+    """A job flow or step that is refused before AWS sees it."""
+
+
+class InputError(_ProblemsError):
+    """A run's day or its raw data cannot be used."""
+
+
+class OutputError(_ProblemsError):
+    """The row counts of a run do not add up."""
+
+
+class UnknownOutcomeError(AwsJobsError):
+    """A submission's outcome could not be found out; the next try looks again before it submits."""
+
+
+class ExternalJobError(AwsJobsError):
+    """An external job ended otherwise than it should; ``verdict`` says how and why."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        super().__init__(verdict.summary)
+
+
+class TaskKilled(BaseException):
+    """Raised by ``on_kill`` so that ``execute`` stops and can end what it started.
+
+    A BaseException, so that libraries that catch Exception let it pass.
+    """

@@ -1,0 +1,79 @@
+"""What differs between accounts: the Airflow variable ``aws_jobs``, one JSON object."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from aws_jobs.exceptions import SettingsError
+
+VARIABLE = "aws_jobs"
+
+# Letters, digits and "-_": it is part of tags, role names and S3 keys.
+DeploymentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Prefix = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*$")
+]
+
+
+class Settings(BaseModel):
+    """One deployment of this project in one AWS account and region.
+
+    The names are the outputs of the stacks in ``include/infra``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    deployment_id: DeploymentId
+    """Names this Airflow in the account; tags, look-ups and clean-ups see only its own."""
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
+    bucket: BucketName
+    log_prefix: Prefix = "elasticmapreduce"
+    code_prefix: Prefix = "code"
+    emr_service_role: Name
+    emr_instance_profile: Name
+    emr_subnet_id: Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-z]+$")]
+    glue_database: Name
+    owner: Name
+    cost_centre: Name
+    quota_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of the account's API quotas that one triggerer may use: others use them too."""
+    lookup_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 30.0
+    """How long a submission of unknown outcome is looked for, because listings lag."""
+    log_wait_seconds: Annotated[float, Field(ge=0, le=3600)] = 360.0
+    """How long a failed step's log is waited for: EMR copies logs about every five minutes."""
+
+
+def parse_settings(raw: Any) -> Settings:
+    """Check the variable's content.
+
+    :param raw: the decoded JSON of the variable, or None where it is not set.
+    :raises SettingsError: with every problem.
+    """
+    if not isinstance(raw, dict):
+        raise SettingsError(
+            f"The Airflow variable {VARIABLE!r} is not set to a JSON object",
+            ["set it, or AIRFLOW_VAR_AWS_JOBS, from the outputs of the stacks in include/infra"],
+        )
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise SettingsError(f"The Airflow variable {VARIABLE!r} has problems", problems) from None
+
+
+def load_settings() -> Settings:
+    """Read the settings inside a task.
+
+    :raises SettingsError: with every problem.
+    """
+    from airflow.sdk import Variable
+
+    return parse_settings(Variable.get(VARIABLE, default=None, deserialize_json=True))
