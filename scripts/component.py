@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,13 +85,21 @@ class Component:
     """A command that runs in the background, its output in a log file."""
 
     def __init__(
-        self, name: str, command: Sequence[str], environ: Mapping[str, str], log: Path, cwd: Path
+        self,
+        name: str,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        log: Path,
+        cwd: Path,
+        on_start: Callable[[Component], None] = lambda component: None,
     ) -> None:
         self.name = name
         self.command = list(command)
         self.environ = dict(environ)
         self.log = log
         self.cwd = cwd
+        self.started_at = 0.0
+        self._on_start = on_start
         self._process: subprocess.Popen[bytes] | None = None
         self._identity: Identity | None = None
 
@@ -102,7 +110,7 @@ class Component:
             raise RuntimeError(f"{self.name} was never started")
         return self._identity
 
-    def start(self) -> Identity:
+    def start(self) -> None:
         """Start it; its output is appended to its log."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
@@ -115,8 +123,14 @@ class Component:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self.started_at = time.time()
         self._identity = Identity.of(self._process.pid)
-        return self._identity
+        self._on_start(self)
+
+    @property
+    def pid(self) -> int:
+        """The pid of the first process, for a test that hits it alone."""
+        return self.identity.pid
 
     def exit_code(self) -> int | None:
         """Give the exit code, or None while it runs."""
@@ -133,22 +147,35 @@ class Component:
                 process.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
-        if number == signal.SIGKILL and self._process:
-            self._process.wait()
+
+    def kill(self) -> None:
+        """End it and everything that it started at once, as a lost host does."""
+        self.signal(signal.SIGKILL)
+        if self._process:
+            self._process.wait(timeout=10)
 
     def stop(self, patience: float = 10.0) -> None:
         """Ask it to end; end it with all that it started after so many seconds."""
         end_all([self.identity], patience)
+        if self._process:
+            self._process.wait(timeout=10)
+
+    def restart(self) -> None:
+        """Stop what is left of it and start it anew; ready when the stack is healthy again."""
+        self.stop()
+        self.start()
 
     def tail(self, lines: int = 20) -> str:
         """Give the last lines of its log."""
         return tail(self.log, lines)
 
 
-def end_all(identities: Iterable[Identity], patience: float) -> None:
+def end_all(identities: Iterable[Identity], patience: float) -> bool:
     """End components together: SIGTERM to their groups, after ``patience`` seconds SIGKILL to all.
 
     What had left its component's session is remembered before, and ended too.
+
+    :returns: whether all ended by themselves.
     """
     identities = list(identities)
     family = [process for identity in identities for process in identity.family()]
@@ -157,12 +184,16 @@ def end_all(identities: Iterable[Identity], patience: float) -> None:
     deadline = time.monotonic() + patience
     while _living(identities, family) and time.monotonic() < deadline:
         time.sleep(0.1)
-    for process in _living(identities, family):
+    stubborn = _living(identities, family)
+    for process in stubborn:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(_living(identities, family), timeout=2)
+    deadline = time.monotonic() + 5
+    while _living(identities, family) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not stubborn
 
 
 def _living(identities: Iterable[Identity], family: list[psutil.Process]) -> list[psutil.Process]:
