@@ -22,6 +22,8 @@ def main(argv: list[str]) -> int:
     settings = _settings(arguments)
     _prepare_environment()
     # moto reads its environment when it is imported
+    from localaws.seed import SeedError
+    from localaws.snapshot import SnapshotError
     from localaws.stack import Stack
 
     stopping = threading.Event()
@@ -35,6 +37,9 @@ def main(argv: list[str]) -> int:
         log.info("localaws is ready on %s", stack.endpoint_url)
         stopping.wait()
         log.info("localaws stops")
+    except (SeedError, SnapshotError) as error:
+        log.error("%s", error)
+        return 1
     finally:
         stack.stop()
     return 0

@@ -83,7 +83,7 @@ class LocalAws:
         self._log = tempfile.NamedTemporaryFile(prefix="localaws-", suffix=".log")  # noqa: SIM115
         with tempfile.TemporaryDirectory(prefix="localaws-port-") as folder:
             port_file = Path(folder) / "port"
-            self._process = subprocess.Popen(  # noqa: S603 - this very interpreter
+            self._process = subprocess.Popen(
                 [*self._argv, "--port-file", str(port_file)],
                 env=self._env,
                 stdin=subprocess.DEVNULL,

@@ -10,9 +10,10 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 from botocore.exceptions import UnknownServiceError
-from moto.core.routing import NotFound, get_service_router
+from moto.core.routing import get_service_router
 from moto.core.utils import get_service_model
 from moto.moto_server.werkzeug_app import BackendRequest
+from werkzeug.exceptions import NotFound
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def _operation_by_path(service: str, environ: dict[str, Any]) -> str:
 
 
 def protocol_of(service: str) -> str:
-    """Return ``json``, ``rest-json``, ``query``, ``ec2`` or ``rest-xml``; json where nobody knows."""
+    """Return ``json``, ``rest-json``, ``query``, ``ec2`` or ``rest-xml``; json if unknown."""
     try:
         return str(get_service_model(BOTOCORE_NAMES.get(service, service)).protocol)
     except UnknownServiceError:

@@ -50,7 +50,7 @@ class RunningCommand:
         status_read, status_write = os.pipe2(os.O_CLOEXEC)
         try:
             with command.stdout.open("ab") as stdout, command.stderr.open("ab") as stderr:
-                self._supervisor = subprocess.Popen(  # noqa: S603 - a step's command runs as given
+                self._supervisor = subprocess.Popen(
                     _argv(control_read, status_write, command.argv),
                     cwd=command.cwd,
                     env=dict(command.env),

@@ -51,6 +51,7 @@ class LockedApp:
         self.control = control
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer one request, by WSGI."""
         body = read_body(environ)
         if str(environ.get("PATH_INFO", "")).startswith("/localaws/"):
             return respond(start_response, self.control.answer(environ, body))
@@ -167,7 +168,7 @@ def close_connection(environ: Environ) -> NoReturn:
     """
     connection = environ.get("werkzeug.socket")
     if isinstance(connection, socket.socket):
-        # linger 0: the client sees a reset at once, not an end of file that it may read as an answer
+        # linger 0: the client sees a reset at once, not an end of file that may pass for an answer
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)
         connection.close()

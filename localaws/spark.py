@@ -51,7 +51,7 @@ def spark_environment(
 
 
 def base_conf(settings: Settings, endpoint_url: str, scratch: Path) -> dict[str, str]:
-    """Return the settings under everything: S3 at this server, files in the step's scratch folder."""
+    """Return the settings under everything: S3 at this server, files in ``scratch``."""
     s3a = "org.apache.hadoop.fs.s3a.S3AFileSystem"
     return {
         "spark.master": settings.spark_master,

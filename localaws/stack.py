@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
 
+import localaws.cloudformation as cloudformation
 import localaws.emr.install as emr
 from localaws.calls import CallCounter
 from localaws.control import Control
@@ -14,8 +14,10 @@ from localaws.faults import FaultPlan
 from localaws.locks import LOCKS
 from localaws.own_s3 import OwnS3
 from localaws.runner import Runner
+from localaws.seed import seed
 from localaws.server import LockedApp, bind
 from localaws.settings import Settings
+from localaws.snapshot import Snapshot
 from localaws.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -34,23 +36,34 @@ class Stack:
         self.port = int(self._server.server_port)
         self.endpoint_url = f"http://{_reachable(settings.host)}:{self.port}"
         self._workspace: Workspace | None = None
+        self._snapshot = Snapshot(settings.data) if settings.data else None
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     def start(self) -> None:
         """Restore, serve, seed."""
         self._workspace = Workspace(self.settings, self.endpoint_url)
-        s3: Any = OwnS3(self.endpoint_url)
+        s3 = OwnS3(self.endpoint_url)
         emr.install(Machinery(self.settings, self.runner, self._workspace, s3))
+        cloudformation.install(self.endpoint_url)
+        if self._snapshot:
+            self._snapshot.load()
+            # a server that was killed wrote down nothing of what ran
+            emr.break_off()
         self._thread.start()
+        if self.settings.seed:
+            seed(self.settings.seed_templates, self.endpoint_url)
+            self.control.seeded = True
         self.control.ready = True
 
     def stop(self) -> None:
         """End what runs, keep the data, remove the rest."""
+        emr.break_off()
+        self.runner.close()
         if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
-        emr.break_off()
-        self.runner.close()
+        if self._snapshot and self.control.ready:
+            self._snapshot.save()
         if self._workspace:
             self._workspace.remove()
 

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 def _start(argv: list[str], status: int) -> int | None:
     try:
         # Popen object is dropped on purpose: children are reaped by waitpid(-1) alone
-        process = subprocess.Popen(  # noqa: S603 - the command of a step is what runs here
+        process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_prepare_child
         )
     except OSError as error:

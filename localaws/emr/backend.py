@@ -138,10 +138,7 @@ class LocalEmrBackend(moto_emr.ElasticMapReduceBackend):
         """List steps, newest first, or those that were asked for in their order."""
         cluster = self.cluster(cluster_id)
         check_number(ids, MAX_STEP_IDS, "step ids")
-        if ids:
-            found = [self.step(cluster_id, step_id) for step_id in ids]
-        else:
-            found = cluster.steps[::-1]
+        found = [self.step(cluster_id, one) for one in ids] if ids else cluster.steps[::-1]
         visible_before = now() - timedelta(seconds=lag)
         return [
             step

@@ -324,7 +324,7 @@ class ClusterLife:
     def _store(self, logs: Logs, prefix: str | None) -> None:
         try:
             logs.upload(self._machinery.s3, prefix)
-        except Exception as error:  # noqa: BLE001 - EMR's work does not depend on its logs either
+        except Exception as error:
             log.warning("cannot store logs at %s: %s", prefix, error)
 
 

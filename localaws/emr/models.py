@@ -16,6 +16,7 @@ from localaws.emr.states import (
     FAILED,
     HA_PRIMARIES,
     INTERRUPTED,
+    NO_REASON,
     PENDING,
     PROVISIONING,
     RUNNING,
@@ -59,7 +60,7 @@ class Step:
     config: dict[str, Any]
     id: str = field(default_factory=lambda: new_id("s"))
     state: str = PENDING
-    reason: Reason = field(default_factory=Reason)
+    reason: Reason = NO_REASON
     failure: dict[str, str] | None = None
     created: datetime = field(default_factory=now)
     started: datetime | None = None
@@ -92,13 +93,13 @@ class Step:
         return self.state in STEP_ACTIVE
 
     def start(self) -> None:
-        """The step's process starts."""
+        """Note that the step's process starts."""
         self.state, self.started = RUNNING, now()
 
     def end(
-        self, state: str, reason: Reason = Reason(), failure: dict[str, str] | None = None
+        self, state: str, reason: Reason = NO_REASON, failure: dict[str, str] | None = None
     ) -> None:
-        """The step is over; the first end counts."""
+        """Note that the step is over; the first end counts."""
         if self.state in (COMPLETED, FAILED, CANCELLED, INTERRUPTED):
             return
         self.state, self.reason, self.failure, self.ended = state, reason, failure, now()

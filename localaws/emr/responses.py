@@ -20,7 +20,7 @@ class LocalEmrResponse(ElasticMapReduceResponse):
     """moto calls the method that is named as the operation, in snake case."""
 
     # parameters keep the API's spelling
-    PROTOCOL_PARSER_MAP_TYPE = dict
+    PROTOCOL_PARSER_MAP_TYPE: Any = dict
 
     @property
     def local(self) -> LocalEmrBackend:

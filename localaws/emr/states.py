@@ -75,6 +75,7 @@ class Reason:
         return {key: value for key, value in pairs.items() if value}
 
 
+NO_REASON = Reason()
 PROVISIONING = Reason("Provisioning Amazon EC2 capacity")
 BOOTSTRAP = Reason("Running bootstrap actions")
 STEP_RUNS = Reason("Running step")

@@ -1,0 +1,484 @@
+"""CloudFormation that honours what a template says, or refuses it by name.
+
+Plain moto skips a type that it does not know and drops properties in silence, and leaves half a
+stack behind when it fails. Here a template is checked first, every type and property that is not
+honoured is named, a value outside of AllowedValues or AllowedPattern is refused, and a stack that
+fails is removed with what it made.
+
+To support another type: moto's own model or one like :class:`GlueTable`, and its properties in
+:data:`HONOURED`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from moto.cloudformation import models as moto_models
+from moto.cloudformation import parsing
+from moto.cloudformation.exceptions import ValidationError
+from moto.core.common_models import CloudFormationModel
+from moto.s3.models import FakeBucket
+
+from localaws.own_s3 import client
+
+log = logging.getLogger(__name__)
+
+#: What is honoured, by type.
+HONOURED: dict[str, frozenset[str]] = {
+    "AWS::S3::Bucket": frozenset(
+        {
+            "BucketName",
+            "BucketEncryption",
+            "LifecycleConfiguration",
+            "OwnershipControls",
+            "PublicAccessBlockConfiguration",
+            "Tags",
+            "VersioningConfiguration",
+        }
+    ),
+    "AWS::S3::BucketPolicy": frozenset({"Bucket", "PolicyDocument"}),
+    "AWS::Glue::Database": frozenset({"CatalogId", "DatabaseInput"}),
+    "AWS::Glue::Table": frozenset({"CatalogId", "DatabaseName", "TableInput"}),
+    # these are moto's own, looked at property by property
+    "AWS::IAM::Role": frozenset(
+        {
+            "AssumeRolePolicyDocument",
+            "Description",
+            "ManagedPolicyArns",
+            "MaxSessionDuration",
+            "Path",
+            "PermissionsBoundary",
+            "Policies",
+            "RoleName",
+        }
+    ),
+    "AWS::IAM::InstanceProfile": frozenset({"InstanceProfileName", "Path", "Roles"}),
+    "AWS::IAM::ManagedPolicy": frozenset(
+        {"Description", "Groups", "ManagedPolicyName", "Path", "PolicyDocument", "Roles", "Users"}
+    ),
+    "AWS::Logs::LogGroup": frozenset({"LogGroupName", "RetentionInDays"}),
+    "AWS::DynamoDB::Table": frozenset(
+        {
+            "AttributeDefinitions",
+            "BillingMode",
+            "GlobalSecondaryIndexes",
+            "KeySchema",
+            "ProvisionedThroughput",
+            "TableName",
+        }
+    ),
+}
+#: A lifecycle rule of CloudFormation, where the S3 API says the same with other words.
+_LIFECYCLE_SAME = (
+    "Status",
+    "AbortIncompleteMultipartUpload",
+    "NoncurrentVersionExpiration",
+)
+_LIFECYCLE_OTHER = (
+    "Id",
+    "Prefix",
+    "TagFilters",
+    "ExpirationInDays",
+    "ExpiredObjectDeleteMarker",
+    "Transitions",
+)
+
+
+#: Where resources are made; moto calls class methods, which can be given nothing.
+_ENDPOINT: list[str] = []
+
+
+def install(endpoint_url: str) -> None:
+    """Extend moto's CloudFormation; resources are made through the API at ``endpoint_url``."""
+    _ENDPOINT[:] = [endpoint_url]
+    # moto finds types among the direct subclasses, once: ours exist by now
+    parsing.get_model_list.cache_clear()
+    parsing.get_model_map.cache_clear()
+    parsing.get_name_type_map.cache_clear()
+    _wrap(parsing.ResourceMap, "create", _check_before)
+    _wrap(parsing.ResourceMap, "update", _check_before)
+    _wrap(parsing.ResourceMap, "load_parameters", _check_parameters_after)
+    _wrap(moto_models.CloudFormationBackend, "create_stack", _remove_if_it_fails)
+    _wrap(FakeBucket, "create_from_cloudformation_json", _bucket_after)
+    _wrap(FakeBucket, "update_from_cloudformation_json", _bucket_after)
+
+
+def not_honoured(template: dict[str, Any]) -> list[str]:
+    """Return each type and property of a template that would be ignored.
+
+    >>> not_honoured({"Resources": {"A": {"Type": "AWS::S3::Bucket", "Properties": {"Nope": 1}}}})
+    ['A: AWS::S3::Bucket.Nope']
+    """
+    found = []
+    for name, resource in (template.get("Resources") or {}).items():
+        kind = resource.get("Type")
+        if kind not in HONOURED:
+            found.append(f"{name}: {kind}")
+            continue
+        properties = set(resource.get("Properties") or {})
+        found += [f"{name}: {kind}.{p}" for p in sorted(properties - HONOURED[kind])]
+    return found
+
+
+class Referable:
+    """What the types below have in common: a name that ``Ref`` gives, and no attributes.
+
+    Not a CloudFormationModel itself: moto finds the types among that class's direct subclasses.
+    """
+
+    name: str
+
+    @property
+    def physical_resource_id(self) -> str:
+        """What ``Ref`` gives."""
+        return self.name
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        """Return no property: the name is nested in another one, or there is none."""
+        return ""
+
+    @classmethod
+    def has_cfn_attr(cls, attr: str) -> bool:
+        """Say that there is nothing for ``Fn::GetAtt``."""
+        return False
+
+
+def _client(service: str) -> Any:
+    return client(service, _ENDPOINT[0])
+
+
+def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
+    """Put ``around(original, ...)`` in the place of a method, once."""
+    original = getattr(owner, name)
+    if getattr(original, "_localaws", False):
+        return
+    is_class_method = isinstance(owner.__dict__[name], classmethod)
+
+    @functools.wraps(original)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        # a class method's original is bound already
+        return around(original, *(args[1:] if is_class_method else args), **kwargs)
+
+    wrapped._localaws = True  # type: ignore[attr-defined]
+    setattr(owner, name, classmethod(wrapped) if is_class_method else wrapped)
+
+
+def _check_before(
+    original: Callable[..., Any], resources: Any, template: dict[str, Any], *args: Any, **kw: Any
+) -> Any:
+    ignored = not_honoured(template)
+    if ignored:
+        raise ValidationError(
+            message="localaws does not honour, and will not ignore: " + ", ".join(ignored)
+        )
+    try:
+        return original(resources, template, *args, **kw)
+    except (BotoCoreError, ClientError) as error:
+        # a service refuses what the template says: the template's fault, as CloudFormation has it
+        raise ValidationError(message=f"a resource was refused: {error}") from error
+
+
+def _check_parameters_after(original: Callable[..., Any], resources: Any) -> None:
+    original(resources)
+    for name, slot in (resources._template.get("Parameters") or {}).items():
+        value = resources.resolved_parameters.get(name)
+        allowed, pattern = slot.get("AllowedValues"), slot.get("AllowedPattern")
+        if allowed and str(value) not in [str(one) for one in allowed]:
+            raise ValidationError(message=f"Parameter {name} must be one of {allowed}: {value!r}")
+        if pattern and not re.fullmatch(str(pattern), str(value)):
+            why = slot.get("ConstraintDescription", f"it must match {pattern}")
+            raise ValidationError(message=f"Parameter {name} is {value!r}: {why}")
+
+
+def _remove_if_it_fails(original: Callable[..., Any], backend: Any, *args: Any, **kw: Any) -> Any:
+    before = set(backend.stacks)
+    try:
+        return original(backend, *args, **kw)
+    except Exception:
+        for stack_id in set(backend.stacks) - before:
+            stack = backend.stacks.pop(stack_id)
+            try:
+                stack.resource_map.delete()
+            except Exception:
+                log.exception(
+                    "stack %s failed, and not all that it made could be removed", stack.name
+                )
+        raise
+
+
+def _bucket_after(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    bucket = original(*args, **kwargs)
+    document = kwargs.get("cloudformation_json") or args[1]
+    try:
+        configure_bucket(bucket.name, document.get("Properties") or {})
+    except Exception:
+        if "original_resource" not in kwargs:
+            # CloudFormation does not know the new bucket yet and could not remove it
+            _client("s3").delete_bucket(Bucket=bucket.name)
+        raise
+    return bucket
+
+
+def configure_bucket(name: str, properties: dict[str, Any]) -> None:
+    """Apply the properties that moto leaves out of a bucket."""
+    s3 = _client("s3")
+    block = properties.get("PublicAccessBlockConfiguration")
+    if block:
+        s3.put_public_access_block(
+            Bucket=name, PublicAccessBlockConfiguration={k: _flag(v) for k, v in block.items()}
+        )
+    if properties.get("OwnershipControls"):
+        s3.put_bucket_ownership_controls(
+            Bucket=name, OwnershipControls=properties["OwnershipControls"]
+        )
+    if properties.get("VersioningConfiguration"):
+        s3.put_bucket_versioning(
+            Bucket=name, VersioningConfiguration=properties["VersioningConfiguration"]
+        )
+    rules = (properties.get("LifecycleConfiguration") or {}).get("Rules")
+    if rules:
+        s3.put_bucket_lifecycle_configuration(
+            Bucket=name, LifecycleConfiguration={"Rules": [lifecycle_rule(r) for r in rules]}
+        )
+
+
+def lifecycle_rule(rule: dict[str, Any]) -> dict[str, Any]:
+    """Turn CloudFormation's form of a lifecycle rule into the S3 API's.
+
+    Raises:
+        ValidationError: the rule has something that is not translated here.
+    """
+    unknown = sorted(set(rule) - set(_LIFECYCLE_SAME) - set(_LIFECYCLE_OTHER))
+    if unknown:
+        raise ValidationError(
+            message="localaws does not honour, and will not ignore: "
+            + ", ".join(f"AWS::S3::Bucket.LifecycleConfiguration.Rules.{name}" for name in unknown)
+        )
+    api: dict[str, Any] = {key: _numbers(rule[key]) for key in _LIFECYCLE_SAME if key in rule}
+    if "Id" in rule:
+        api["ID"] = rule["Id"]
+    api["Filter"] = _lifecycle_filter(rule.get("Prefix"), rule.get("TagFilters") or [])
+    expiration: dict[str, Any] = {}
+    if "ExpirationInDays" in rule:
+        expiration["Days"] = int(rule["ExpirationInDays"])
+    if "ExpiredObjectDeleteMarker" in rule:
+        expiration["ExpiredObjectDeleteMarker"] = _flag(rule["ExpiredObjectDeleteMarker"])
+    if expiration:
+        api["Expiration"] = expiration
+    if rule.get("Transitions"):
+        api["Transitions"] = [
+            {"Days": int(t["TransitionInDays"]), "StorageClass": t["StorageClass"]}
+            for t in rule["Transitions"]
+        ]
+    return api
+
+
+def _lifecycle_filter(prefix: str | None, tags: list[dict[str, str]]) -> dict[str, Any]:
+    if not tags:
+        return {"Prefix": prefix or ""}
+    if len(tags) == 1 and prefix is None:
+        return {"Tag": tags[0]}
+    return {"And": {"Prefix": prefix or "", "Tags": tags}}
+
+
+def _flag(value: Any) -> bool:
+    return str(value).lower() == "true"
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: int(v) if str(v).isdigit() else v for key, v in value.items()}
+    return value
+
+
+def without_tls_only(document: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the statements that refuse plain http, which is all that this endpoint speaks.
+
+    moto enforces a bucket policy and looks at no condition: such a statement would lock everybody
+    out.
+    """
+    statements = document.get("Statement") or []
+    kept = [one for one in statements if not _refuses_http(one)]
+    if len(kept) < len(statements):
+        log.info(
+            "a bucket policy refuses plain http: that statement is not attached, because localaws "
+            "speaks plain http on loopback"
+        )
+    return {**document, "Statement": kept}
+
+
+def _refuses_http(statement: dict[str, Any]) -> bool:
+    condition = (statement.get("Condition") or {}).get("Bool") or {}
+    secure = condition.get("aws:SecureTransport")
+    return statement.get("Effect") == "Deny" and secure is not None and not _flag(secure)
+
+
+class BucketPolicy(Referable, CloudFormationModel):
+    """AWS::S3::BucketPolicy."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        """Return the type."""
+        return "AWS::S3::BucketPolicy"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: Any,
+        account_id: str,
+        region_name: str,
+        **_: Any,
+    ) -> BucketPolicy:
+        """Attach the policy."""
+        properties = cloudformation_json["Properties"]
+        document = without_tls_only(properties["PolicyDocument"])
+        if document["Statement"]:
+            _client("s3").put_bucket_policy(
+                Bucket=properties["Bucket"], Policy=json.dumps(document)
+            )
+        return cls(properties["Bucket"])
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls,
+        original_resource: Any,
+        new_resource_name: str,
+        cloudformation_json: Any,
+        account_id: str,
+        region_name: str,
+    ) -> BucketPolicy:
+        """Attach the new policy in place of the old one."""
+        _client("s3").delete_bucket_policy(Bucket=original_resource.name)
+        return cls.create_from_cloudformation_json(
+            new_resource_name, cloudformation_json, account_id, region_name
+        )
+
+    def delete(self, account_id: str, region_name: str) -> None:
+        """Detach it."""
+        _client("s3").delete_bucket_policy(Bucket=self.name)
+
+
+class GlueDatabase(Referable, CloudFormationModel):
+    """AWS::Glue::Database."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        """Return the type."""
+        return "AWS::Glue::Database"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: Any,
+        account_id: str,
+        region_name: str,
+        **_: Any,
+    ) -> GlueDatabase:
+        """Make the database."""
+        database = dict(cloudformation_json["Properties"]["DatabaseInput"])
+        database.setdefault("Name", resource_name.lower())
+        _client("glue").create_database(DatabaseInput=database)
+        return cls(database["Name"])
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls,
+        original_resource: Any,
+        new_resource_name: str,
+        cloudformation_json: Any,
+        account_id: str,
+        region_name: str,
+    ) -> GlueDatabase:
+        """Change the database; another name makes another one."""
+        database = dict(cloudformation_json["Properties"]["DatabaseInput"])
+        database.setdefault("Name", original_resource.name)
+        if database["Name"] == original_resource.name:
+            _client("glue").update_database(Name=database["Name"], DatabaseInput=database)
+            return cls(database["Name"])
+        made = cls.create_from_cloudformation_json(
+            new_resource_name, cloudformation_json, account_id, region_name
+        )
+        original_resource.delete(account_id, region_name)
+        return made
+
+    def delete(self, account_id: str, region_name: str) -> None:
+        """Remove it."""
+        _client("glue").delete_database(Name=self.name)
+
+
+class GlueTable(Referable, CloudFormationModel):
+    """AWS::Glue::Table."""
+
+    def __init__(self, database: str, name: str) -> None:
+        self.database = database
+        self.name = name
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        """Return the type."""
+        return "AWS::Glue::Table"
+
+    @classmethod
+    def create_from_cloudformation_json(
+        cls,
+        resource_name: str,
+        cloudformation_json: Any,
+        account_id: str,
+        region_name: str,
+        **_: Any,
+    ) -> GlueTable:
+        """Make the table."""
+        properties = cloudformation_json["Properties"]
+        table = dict(properties["TableInput"])
+        table.setdefault("Name", resource_name.lower())
+        _client("glue").create_table(DatabaseName=properties["DatabaseName"], TableInput=table)
+        return cls(properties["DatabaseName"], table["Name"])
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls,
+        original_resource: Any,
+        new_resource_name: str,
+        cloudformation_json: Any,
+        account_id: str,
+        region_name: str,
+    ) -> GlueTable:
+        """Change the table and keep its partitions; another name makes another one."""
+        properties = cloudformation_json["Properties"]
+        table = dict(properties["TableInput"])
+        table.setdefault("Name", original_resource.name)
+        place = properties["DatabaseName"], table["Name"]
+        if place == (original_resource.database, original_resource.name):
+            _client("glue").update_table(DatabaseName=place[0], TableInput=table)
+            return cls(*place)
+        made = cls.create_from_cloudformation_json(
+            new_resource_name, cloudformation_json, account_id, region_name
+        )
+        original_resource.delete(account_id, region_name)
+        return made
+
+    def delete(self, account_id: str, region_name: str) -> None:
+        """Remove it with its partitions."""
+        _client("glue").delete_table(DatabaseName=self.database, Name=self.name)
+
+
+def parameters_of(template: dict[str, Any], values: dict[str, str]) -> Iterable[dict[str, str]]:
+    """Return those values that the template has parameters for, as CreateStack takes them."""
+    for name in template.get("Parameters") or {}:
+        if name in values:
+            yield {"ParameterKey": name, "ParameterValue": values[name]}
