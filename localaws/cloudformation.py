@@ -11,7 +11,6 @@ To support another type: moto's own model or one like :class:`GlueTable`, and it
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import re
@@ -25,7 +24,9 @@ from moto.cloudformation.exceptions import ValidationError
 from moto.core.common_models import CloudFormationModel
 from moto.s3.models import FakeBucket
 
+from localaws import cloudformation_iam
 from localaws.own_s3 import client
+from localaws.wrapping import wrap
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ HONOURED: dict[str, frozenset[str]] = {
     "AWS::S3::BucketPolicy": frozenset({"Bucket", "PolicyDocument"}),
     "AWS::Glue::Database": frozenset({"CatalogId", "DatabaseInput"}),
     "AWS::Glue::Table": frozenset({"CatalogId", "DatabaseName", "TableInput"}),
-    # these are moto's own, looked at property by property
+    # moto's own types, completed by localaws.cloudformation_iam
     "AWS::IAM::Role": frozenset(
         {
             "AssumeRolePolicyDocument",
@@ -61,17 +62,6 @@ HONOURED: dict[str, frozenset[str]] = {
     "AWS::IAM::InstanceProfile": frozenset({"InstanceProfileName", "Path", "Roles"}),
     "AWS::IAM::ManagedPolicy": frozenset(
         {"Description", "Groups", "ManagedPolicyName", "Path", "PolicyDocument", "Roles", "Users"}
-    ),
-    "AWS::Logs::LogGroup": frozenset({"LogGroupName", "RetentionInDays"}),
-    "AWS::DynamoDB::Table": frozenset(
-        {
-            "AttributeDefinitions",
-            "BillingMode",
-            "GlobalSecondaryIndexes",
-            "KeySchema",
-            "ProvisionedThroughput",
-            "TableName",
-        }
     ),
 }
 #: A lifecycle rule of CloudFormation, where the S3 API says the same with other words.
@@ -101,12 +91,13 @@ def install(endpoint_url: str) -> None:
     parsing.get_model_list.cache_clear()
     parsing.get_model_map.cache_clear()
     parsing.get_name_type_map.cache_clear()
-    _wrap(parsing.ResourceMap, "create", _check_before)
-    _wrap(parsing.ResourceMap, "update", _check_before)
-    _wrap(parsing.ResourceMap, "load_parameters", _check_parameters_after)
-    _wrap(moto_models.CloudFormationBackend, "create_stack", _remove_if_it_fails)
-    _wrap(FakeBucket, "create_from_cloudformation_json", _bucket_after)
-    _wrap(FakeBucket, "update_from_cloudformation_json", _bucket_after)
+    wrap(parsing.ResourceMap, "create", _check_before)
+    wrap(parsing.ResourceMap, "update", _check_before)
+    wrap(parsing.ResourceMap, "load_parameters", _check_parameters_after)
+    wrap(moto_models.CloudFormationBackend, "create_stack", _remove_if_it_fails)
+    wrap(FakeBucket, "create_from_cloudformation_json", _bucket_after)
+    wrap(FakeBucket, "update_from_cloudformation_json", _bucket_after)
+    cloudformation_iam.install(lambda: own_client("iam"))
 
 
 def not_honoured(template: dict[str, Any]) -> list[str]:
@@ -150,24 +141,9 @@ class Referable:
         return False
 
 
-def _client(service: str) -> Any:
+def own_client(service: str) -> Any:
+    """Return a client through which resources are made."""
     return client(service, _ENDPOINT[0])
-
-
-def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
-    """Put ``around(original, ...)`` in the place of a method, once."""
-    original = getattr(owner, name)
-    if getattr(original, "_localaws", False):
-        return
-    is_class_method = isinstance(owner.__dict__[name], classmethod)
-
-    @functools.wraps(original)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        # a class method's original is bound already
-        return around(original, *(args[1:] if is_class_method else args), **kwargs)
-
-    wrapped._localaws = True  # type: ignore[attr-defined]
-    setattr(owner, name, classmethod(wrapped) if is_class_method else wrapped)
 
 
 def _check_before(
@@ -221,14 +197,14 @@ def _bucket_after(original: Callable[..., Any], *args: Any, **kwargs: Any) -> An
     except Exception:
         if "original_resource" not in kwargs:
             # CloudFormation does not know the new bucket yet and could not remove it
-            _client("s3").delete_bucket(Bucket=bucket.name)
+            own_client("s3").delete_bucket(Bucket=bucket.name)
         raise
     return bucket
 
 
 def configure_bucket(name: str, properties: dict[str, Any]) -> None:
     """Apply the properties that moto leaves out of a bucket."""
-    s3 = _client("s3")
+    s3 = own_client("s3")
     block = properties.get("PublicAccessBlockConfiguration")
     if block:
         s3.put_public_access_block(
@@ -344,7 +320,7 @@ class BucketPolicy(Referable, CloudFormationModel):
         properties = cloudformation_json["Properties"]
         document = without_tls_only(properties["PolicyDocument"])
         if document["Statement"]:
-            _client("s3").put_bucket_policy(
+            own_client("s3").put_bucket_policy(
                 Bucket=properties["Bucket"], Policy=json.dumps(document)
             )
         return cls(properties["Bucket"])
@@ -359,14 +335,14 @@ class BucketPolicy(Referable, CloudFormationModel):
         region_name: str,
     ) -> BucketPolicy:
         """Attach the new policy in place of the old one."""
-        _client("s3").delete_bucket_policy(Bucket=original_resource.name)
+        own_client("s3").delete_bucket_policy(Bucket=original_resource.name)
         return cls.create_from_cloudformation_json(
             new_resource_name, cloudformation_json, account_id, region_name
         )
 
     def delete(self, account_id: str, region_name: str) -> None:
         """Detach it."""
-        _client("s3").delete_bucket_policy(Bucket=self.name)
+        own_client("s3").delete_bucket_policy(Bucket=self.name)
 
 
 class GlueDatabase(Referable, CloudFormationModel):
@@ -392,7 +368,7 @@ class GlueDatabase(Referable, CloudFormationModel):
         """Make the database."""
         database = dict(cloudformation_json["Properties"]["DatabaseInput"])
         database.setdefault("Name", resource_name.lower())
-        _client("glue").create_database(DatabaseInput=database)
+        own_client("glue").create_database(DatabaseInput=database)
         return cls(database["Name"])
 
     @classmethod
@@ -408,7 +384,7 @@ class GlueDatabase(Referable, CloudFormationModel):
         database = dict(cloudformation_json["Properties"]["DatabaseInput"])
         database.setdefault("Name", original_resource.name)
         if database["Name"] == original_resource.name:
-            _client("glue").update_database(Name=database["Name"], DatabaseInput=database)
+            own_client("glue").update_database(Name=database["Name"], DatabaseInput=database)
             return cls(database["Name"])
         made = cls.create_from_cloudformation_json(
             new_resource_name, cloudformation_json, account_id, region_name
@@ -418,7 +394,7 @@ class GlueDatabase(Referable, CloudFormationModel):
 
     def delete(self, account_id: str, region_name: str) -> None:
         """Remove it."""
-        _client("glue").delete_database(Name=self.name)
+        own_client("glue").delete_database(Name=self.name)
 
 
 class GlueTable(Referable, CloudFormationModel):
@@ -446,7 +422,7 @@ class GlueTable(Referable, CloudFormationModel):
         properties = cloudformation_json["Properties"]
         table = dict(properties["TableInput"])
         table.setdefault("Name", resource_name.lower())
-        _client("glue").create_table(DatabaseName=properties["DatabaseName"], TableInput=table)
+        own_client("glue").create_table(DatabaseName=properties["DatabaseName"], TableInput=table)
         return cls(properties["DatabaseName"], table["Name"])
 
     @classmethod
@@ -464,7 +440,7 @@ class GlueTable(Referable, CloudFormationModel):
         table.setdefault("Name", original_resource.name)
         place = properties["DatabaseName"], table["Name"]
         if place == (original_resource.database, original_resource.name):
-            _client("glue").update_table(DatabaseName=place[0], TableInput=table)
+            own_client("glue").update_table(DatabaseName=place[0], TableInput=table)
             return cls(*place)
         made = cls.create_from_cloudformation_json(
             new_resource_name, cloudformation_json, account_id, region_name
@@ -474,7 +450,7 @@ class GlueTable(Referable, CloudFormationModel):
 
     def delete(self, account_id: str, region_name: str) -> None:
         """Remove it with its partitions."""
-        _client("glue").delete_table(DatabaseName=self.database, Name=self.name)
+        own_client("glue").delete_table(DatabaseName=self.database, Name=self.name)
 
 
 def parameters_of(template: dict[str, Any], values: dict[str, str]) -> Iterable[dict[str, str]]:

@@ -92,7 +92,7 @@ class Snapshot:
                 "to start anew; what Airflow remembers of it must go too."
             ) from error
         for service, backends in found.items():
-            home = moto.backends.get_backend(service)  # type: ignore[call-overload]
+            home = moto.backends.get_backend(service)
             for (account, region), backend in backends.items():
                 home[account][region] = backend
         for account, region in found["s3"]:
