@@ -1,0 +1,145 @@
+"""A worker and a triggerer in miniature: they run an operator as Airflow does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk._shared.module_loading import import_string
+
+
+class TaskStateStore:
+    """Airflow's task state store, in memory; its values are JSON and survive a try."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.on_set: Callable[[str, Any], None] = lambda key, value: None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        self.on_set(key, value)
+        self.values[key] = value
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+
+class TaskInstance:
+    """A task instance over its tries, with what Airflow changes at a retry and at a clear."""
+
+    def __init__(self, task_id: str = "task", run_id: str = "manual__1", retries: int = 2) -> None:
+        self.dag_id = "dag"
+        self.run_id = run_id
+        self.task_id = task_id
+        self.map_index = -1
+        self.try_number = 1
+        self.retries = retries
+        self.max_tries = retries
+        self.clear_number = 0
+        self.store = TaskStateStore()
+        self.xcoms: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+    def retry(self) -> None:
+        self.try_number += 1
+        self.xcoms.clear()
+
+    def clear(self, *, running: bool = False) -> None:
+        self.clear_number += 1
+        if not running:
+            self.max_tries = self.try_number + self.retries
+        self.try_number += 1
+        self.xcoms.clear()
+
+    def clear_of_another_task(self) -> None:
+        self.clear_number += 1
+
+    @property
+    def context(self) -> dict[str, Any]:
+        return {
+            "ti": self,
+            "dag_run": SimpleNamespace(
+                clear_number=self.clear_number, run_id=self.run_id, run_type="manual"
+            ),
+            "task_state_store": self.store,
+            "run_id": self.run_id,
+            "params": {},
+        }
+
+
+def render(operator: Any, ti: TaskInstance) -> dict[str, Any]:
+    context = ti.context
+    operator.render_template_fields(context, operator.get_template_env())
+    return context
+
+
+def start(operator: Any, ti: TaskInstance) -> Any:
+    """Run until the task returns, or defers: then return the deferral."""
+    try:
+        return operator.execute(render(operator, ti))
+    except TaskDeferred as deferred:
+        return deferred
+
+
+def wait(deferred: TaskDeferred, timeout: float = 60.0) -> Any:
+    """Run the trigger as another process would, from its serialized form, to its first event."""
+    path, arguments = deferred.trigger.serialize()
+    trigger = import_string(path)(**arguments)
+
+    async def first_event() -> Any:
+        async for event in trigger.run():
+            return event.payload
+
+    return asyncio.run(asyncio.wait_for(first_event(), timeout))
+
+
+def resume(operator: Any, ti: TaskInstance, deferred: TaskDeferred, event: Any) -> Any:
+    kwargs = {**(deferred.kwargs or {}), "event": event}
+    try:
+        return operator.resume_execution(deferred.method_name, kwargs, render(operator, ti))
+    except TaskDeferred as again:
+        return again
+
+
+def run(operator: Any, ti: TaskInstance) -> Any:
+    """Run a task from its start to its end, with every wait in between."""
+    result = start(operator, ti)
+    while isinstance(result, TaskDeferred):
+        result = resume(operator, ti, result, wait(result))
+    return result
+
+
+def job_flow(**overrides: Any) -> dict[str, Any]:
+    """A small RunJobFlow request."""
+    return {
+        "Name": "test",
+        "ReleaseLabel": "emr-7.12.0",
+        "LogUri": "s3://localaws-data/elasticmapreduce/",
+        "Instances": {
+            "InstanceGroups": [
+                {"InstanceRole": "MASTER", "InstanceType": "m5.xlarge", "InstanceCount": 1},
+                {"InstanceRole": "CORE", "InstanceType": "m5.xlarge", "InstanceCount": 1},
+            ],
+            "KeepJobFlowAliveWhenNoSteps": True,
+            "Ec2SubnetId": "subnet-0localaws",
+        },
+        "JobFlowRole": "local-emr-instance",
+        "ServiceRole": "local-emr-service",
+        "AutoTerminationPolicy": {"IdleTimeout": 600},
+        **overrides,
+    }
+
+
+def bash_step(script: str, name: str = "step") -> dict[str, Any]:
+    return {
+        "Name": name,
+        "ActionOnFailure": "CONTINUE",
+        "HadoopJarStep": {"Jar": "command-runner.jar", "Args": ["bash", "-c", script]},
+    }
