@@ -17,10 +17,10 @@ from aws_jobs.settings import Settings, load_settings
 from aws_jobs.submit_once import Interruption, Patience, Submission
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     import jinja2
-    from airflow.sdk import BaseOperator, Context
+    from airflow.sdk import BaseOperator, BaseOperatorLink, Context
 
     _Operator = BaseOperator
 else:
@@ -36,13 +36,13 @@ _EXPLAIN_BUDGET = 60.0
 class EmrTaskMixin(_Operator):
     """Connection, templates, links and failures of an EMR task.
 
-    :param values: names for the templates of this task, rendered before everything else; beside
-        them ``settings`` is there.
+    :param values: names for the templates of this task, rendered in their order and before
+        everything else; beside them ``settings`` is there.
     :param aws_conn_id: Airflow's AWS connection.
     :param poll_interval: how long the state may go unasked, at the most.
     """
 
-    operator_extra_links = EMR_LINKS
+    operator_extra_links: Collection[BaseOperatorLink] = EMR_LINKS
 
     # As Airflow's own ResumableJobMixin: default_args and partial() see the arguments of classes
     # whose __init__ is wrapped, and a mixin's is not by itself.
@@ -154,8 +154,9 @@ class EmrTaskMixin(_Operator):
         names: Any = dict(context)
         if parent is self:
             names["settings"] = self.settings
-            self.values = self.render_template(self.values, names, jinja_env, seen_oids)
-            names.update(self.values)
+            for name, template in self.values.items():
+                names[name] = self.render_template(template, names, jinja_env)
+            self.values = {name: names[name] for name in self.values}
         super()._do_render_template_fields(parent, template_fields, names, jinja_env, seen_oids)
 
 

@@ -44,6 +44,8 @@ class Settings(BaseModel):
     """Share of the account's API quotas that one triggerer may use: others use them too."""
     lookup_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 30.0
     """How long a submission of unknown outcome is looked for, because listings lag."""
+    input_wait_seconds: Annotated[float, Field(ge=0, le=86_400)] = 21_600.0
+    """How long a scheduled run waits for its raw data before it is skipped."""
     log_wait_seconds: Annotated[float, Field(ge=0, le=3600)] = 360.0
     """How long a failed step's log is waited for: EMR copies logs about every five minutes."""
 

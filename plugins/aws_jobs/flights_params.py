@@ -1,0 +1,71 @@
+"""What the flights' DAGs ask for in the UI's form, and the header of their raw data."""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+RAW_COLUMNS = (
+    "year",
+    "month",
+    "day",
+    "dep_time",
+    "sched_dep_time",
+    "dep_delay",
+    "arr_time",
+    "sched_arr_time",
+    "arr_delay",
+    "carrier",
+    "flight",
+    "tailnum",
+    "origin",
+    "dest",
+    "air_time",
+    "distance",
+    "hour",
+    "minute",
+    "time_hour",
+)
+
+_PREFIX = r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$"
+
+DAY = Param(
+    None,
+    type=["null", "string"],
+    format="date",
+    title="Day",
+    description="The day to process, in a run by hand. Empty: the logical date.",
+)
+INPUT_PREFIX = Param(
+    "raw/flights",
+    type="string",
+    pattern=_PREFIX,
+    title="Input",
+    description="Prefix in the bucket that holds one CSV object a day.",
+)
+INSTANCE_TYPE = Param(
+    "m5.xlarge",
+    type="string",
+    pattern=r"^[a-z][a-z0-9-]*\.(\d*x?large|metal)$",
+    title="Instance type",
+    description="Of all nodes.",
+    examples=["m5.xlarge", "m6g.xlarge", "r6g.2xlarge"],
+)
+CORE_INSTANCES = Param(
+    3,
+    type="integer",
+    minimum=1,
+    maximum=20,
+    title="Core nodes",
+    description="How many core nodes the cluster has beside its primary.",
+)
+
+
+def output_prefix(default: str) -> Param:
+    """Return the parameter for the prefix below which each run writes to a place of its own."""
+    return Param(
+        default,
+        type="string",
+        pattern=_PREFIX,
+        title="Output",
+        description="Prefix in the bucket below which each run writes to a place of its own.",
+    )

@@ -1,0 +1,21 @@
+"""Requests to AWS that are kept as files, in the API's own shape and spelling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def load_spec(path: Path) -> dict[str, Any]:
+    """Read a YAML file of a request; its text values are templates of the task that takes it.
+
+    :raises ValueError: where the file holds something else than one mapping.
+    """
+    spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(spec, dict):
+        raise ValueError(f"{path} holds no mapping")
+    return spec
