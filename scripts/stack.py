@@ -39,6 +39,7 @@ from scripts.airflow_rest import AirflowRest
 from scripts.component import Component, Identity, end_all, tail
 from scripts.local_env import (
     ADMIN,
+    JWT_SECRET,
     Places,
     keep_secrets,
     local_environment,
@@ -66,6 +67,10 @@ _AIRFLOW = {
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
+# Who signs and who checks a task's identity. Whoever reads that secret can call the API as anybody,
+# so the two that run DAG files' and triggers' code do not get it. LocalExecutor's tasks are the
+# scheduler's children: from them it cannot be kept.
+_SIGNING = frozenset({"api-server", "scheduler"})
 # Airflow's history, and what it refers to.
 _HISTORY = ("postgres", "airflow", "localaws")
 _AIRFLOW_PATIENCE = 8.0  # seconds; a running task's on_kill gets 5 of them
@@ -239,7 +244,10 @@ class Stack:
         self._start_localaws(places)
         self.environ = self._with_database(places)
         for name, arguments in _AIRFLOW.items():
-            self._run(name, [*_AIRFLOW_COMMAND, *arguments], self.environ)
+            environ = dict(self.environ)
+            if name not in _SIGNING:
+                del environ[JWT_SECRET]
+            self._run(name, [*_AIRFLOW_COMMAND, *arguments], environ)
         self.wait_healthy(timeout)
         self._say(f"all healthy after {time.monotonic() - started:.0f} s")
 
