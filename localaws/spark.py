@@ -41,7 +41,7 @@ def spark_environment(
         **({"JAVA_HOME": str(java_home)} if java_home else {}),
         "PYSPARK_PYTHON": str(settings.spark_env / "bin" / "python"),
         "SPARK_DIST_CLASSPATH": ":".join(str(jar) for jar in s3a_jars(settings.spark_jars)),
-        "SPARK_SUBMIT_OPTS": " ".join(jvm_options(settings)),
+        "SPARK_SUBMIT_OPTS": " ".join(jvm_options(settings, scratch)),
         "SPARK_LOCAL_IP": "127.0.0.1",
         # what spark-submit on this PATH and a session made by plain python read
         "LOCALAWS_SPARK_PROPERTIES": str(properties),
@@ -73,12 +73,12 @@ def base_conf(settings: Settings, endpoint_url: str, scratch: Path) -> dict[str,
     }
 
 
-def jvm_options(settings: Settings) -> list[str]:
+def jvm_options(settings: Settings, scratch: Path) -> list[str]:
     """Return the driver's JVM options: the class-data archive, if there is one.
 
     With ``-Xshare:auto`` a JVM ignores an archive that does not fit its class path or version.
     """
-    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Djava.io.tmpdir={scratch}"]
     if settings.spark_cds.is_file():
         options += ["-Xshare:auto", f"-XX:SharedArchiveFile={settings.spark_cds}", "-Xlog:disable"]
         options += ["-Xlog:all=error:stderr"]
