@@ -103,7 +103,7 @@ def main() -> int:
             spark, arguments.day, arguments.input, arguments.output, arguments.max_rejected_share
         )
     except IngestError as error:
-        print(f"flights_ingest: {error}", file=sys.stderr)
+        say_on_stderr(spark, f"flights_ingest: {error}")
         return 1
     finally:
         spark.stop()
@@ -157,6 +157,8 @@ def ingest(
     # What an earlier attempt left must not be taken for the end of this one.
     delete_object(spark, f"{output}/ingest.json")
     files = 1 + object_size(spark, source) // BYTES_PER_FILE
+    # Spark's default, 200 partitions, costs a third of the whole job on a day of 100 kB.
+    spark.conf.set("spark.sql.shuffle.partitions", 2 * files)
 
     read_at = utc_now()
     lines = read_lines(spark, source).persist()
@@ -407,6 +409,11 @@ def utc_now() -> str:
     now = time.time()
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
     return f"{whole}.{int(now % 1 * 1000):03d}Z"
+
+
+def say_on_stderr(spark: SparkSession, message: str) -> None:
+    """Write a line to the JVM's stderr: spark-submit turns Python's own into its stdout."""
+    spark._jvm.java.lang.System.err.println(message)
 
 
 def hadoop_path(spark: SparkSession, uri: str):

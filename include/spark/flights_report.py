@@ -67,7 +67,7 @@ def main() -> int:
             spark, arguments.day, arguments.flights, arguments.rejected, arguments.output
         )
     except ReportError as error:
-        print(f"flights_report: {error}", file=sys.stderr)
+        say_on_stderr(spark, f"flights_report: {error}")
         return 1
     finally:
         spark.stop()
@@ -88,7 +88,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 def start_session(name: str) -> SparkSession:
     """Start Spark with the settings that the result depends on, whatever the cluster's are."""
     return (
-        SparkSession.builder.appName(name).config("spark.sql.session.timeZone", "UTC").getOrCreate()
+        SparkSession.builder.appName(name)
+        .config("spark.sql.session.timeZone", "UTC")
+        # A day's flights are few: the default of 200 would only cost time.
+        .config("spark.sql.shuffle.partitions", 2)
+        .getOrCreate()
     )
 
 
@@ -183,6 +187,11 @@ def day_totals(flights: DataFrame, day: date, flights_uri: str) -> dict[str, obj
             " --day and --flights do not belong together."
         )
     return totals
+
+
+def say_on_stderr(spark: SparkSession, message: str) -> None:
+    """Write a line to the JVM's stderr: spark-submit turns Python's own into its stdout."""
+    spark._jvm.java.lang.System.err.println(message)
 
 
 def hadoop_path(spark: SparkSession, uri: str):

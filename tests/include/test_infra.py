@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aws_jobs.settings import Settings
+from localaws.seed import read_template
+
+INFRA = Path(__file__).resolve().parents[2] / "include" / "infra"
+TEMPLATES = sorted(INFRA.glob("*.yaml"))
+# Neither knows a resource: https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonelasticmapreduce.html
+WITHOUT_RESOURCE = {"elasticmapreduce:RunJobFlow", "elasticmapreduce:ListClusters"}
+
+
+def template(name: str) -> dict[str, Any]:
+    return read_template((INFRA / f"{name}.yaml").read_text())
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def statements(name: str) -> Iterator[dict[str, Any]]:
+    """Every statement of a template's identity policies."""
+    for resource in template(name)["Resources"].values():
+        properties = resource["Properties"]
+        documents = [policy["PolicyDocument"] for policy in properties.get("Policies", [])]
+        if resource["Type"] == "AWS::IAM::ManagedPolicy":
+            documents.append(properties["PolicyDocument"])
+        for document in documents:
+            yield from document["Statement"]
+
+
+def statement(name: str, sid: str) -> dict[str, Any]:
+    (found,) = [entry for entry in statements(name) if entry["Sid"] == sid]
+    return found
+
+
+def text_of(value: Any) -> str:
+    """The text of a value, `Fn::Sub` with its own variables included."""
+    if isinstance(value, dict) and "Fn::Sub" in value:
+        return str(listed(value["Fn::Sub"])[0])
+    return str(value)
+
+
+def test_cfn_lint_finds_nothing():
+    command = [Path(sys.executable).with_name("cfn-lint"), *TEMPLATES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_no_account_region_or_partition_is_written_out(path):
+    text = "\n".join(line.split("#")[0] for line in path.read_text().splitlines())
+    assert not re.search(r"arn:aws|\b\d{12}\b|\b[a-z]{2}-[a-z]+-\d\b|amazonaws\.com", text)
+
+
+@pytest.mark.parametrize("name", ["emr", "airflow"])
+def test_every_arn_is_well_formed(name):
+    for entry in statements(name):
+        for resource in listed(entry["Resource"]):
+            text = text_of(resource)
+            if text == "*" or "Fn::GetAtt" in text:
+                continue
+            # Such as arn:...:role:role/NAME, which allows nothing.
+            assert not re.search(r"role:role|::\*", text)
+            assert len(re.sub(r"\$\{[^}]+\}", "x", text).split(":")) == 6
+
+
+@pytest.mark.parametrize("name", ["emr", "airflow"])
+def test_only_what_knows_no_resource_is_allowed_on_all(name):
+    for entry in statements(name):
+        if "*" in listed(entry["Resource"]):
+            assert set(listed(entry["Action"])) <= WITHOUT_RESOURCE
+        assert entry["Effect"] == "Allow"
+        assert not any("*" in action for action in listed(entry["Action"]))
+
+
+def test_a_cluster_can_only_be_started_with_the_deployment_s_tag():
+    condition = statement("airflow", "StartTaggedClusters")["Condition"]["StringEquals"]
+    assert condition == {"aws:RequestTag/aws-jobs:deployment": {"Ref": "DeploymentId"}}
+
+
+def test_every_action_on_a_cluster_needs_the_deployment_s_tag():
+    own = {"aws:ResourceTag/aws-jobs:deployment": {"Ref": "DeploymentId"}}
+    assert statement("airflow", "RunOwnClusters")["Condition"] == {"StringEquals": own}
+
+
+def test_a_cluster_of_another_deployment_cannot_be_taken_over_by_tagging_it():
+    condition = statement("airflow", "TagNewClusters")["Condition"]
+    assert condition["Null"] == {"aws:ResourceTag/aws-jobs:deployment": "true"}
+
+
+def test_airflow_may_pass_exactly_the_two_roles_each_to_its_service():
+    passed = {
+        text_of(entry["Resource"]).rsplit("/", 1)[1]: text_of(
+            entry["Condition"]["StringEquals"]["iam:PassedToService"]
+        )
+        for entry in statements("airflow")
+        if entry["Action"] == "iam:PassRole"
+    }
+    assert passed == {
+        "${DeploymentId}-emr-service": "elasticmapreduce.${AWS::URLSuffix}",
+        "${DeploymentId}-emr-instance": "ec2.${AWS::URLSuffix}",
+    }
+    roles = {
+        text_of(resource["Properties"]["RoleName"])
+        for resource in template("emr")["Resources"].values()
+        if resource["Type"] == "AWS::IAM::Role"
+    }
+    assert set(passed) == roles
+
+
+def test_the_clusters_write_results_and_logs_only():
+    writing = {"s3:PutObject", "s3:DeleteObject"}
+    written = [
+        text_of(resource)
+        for entry in statements("emr")
+        if writing & set(listed(entry["Action"]))
+        for resource in listed(entry["Resource"])
+    ]
+    assert [resource.split("${BucketName}")[1] for resource in written] == [
+        "/flights/*",
+        "/${LogPrefix}/*",
+    ]
+
+
+def bucket() -> dict[str, Any]:
+    return template("storage")["Resources"]["Bucket"]
+
+
+def test_the_bucket_is_private_encrypted_and_outlives_its_stack():
+    assert bucket()["DeletionPolicy"] == bucket()["UpdateReplacePolicy"] == "Retain"
+    properties = bucket()["Properties"]
+    assert set(properties["PublicAccessBlockConfiguration"].values()) == {True}
+    (rule,) = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"] == {"SSEAlgorithm": "AES256"}
+    assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
+
+
+def test_what_is_left_over_in_the_bucket_goes_by_itself():
+    rules = {rule["Id"]: rule for rule in bucket()["Properties"]["LifecycleConfiguration"]["Rules"]}
+    assert all(rule["Status"] == "Enabled" for rule in rules.values())
+    unfinished = rules["abort-unfinished-uploads"]["AbortIncompleteMultipartUpload"]
+    assert unfinished == {"DaysAfterInitiation": 7}
+    superseded = rules["expire-superseded-results"]
+    assert superseded["TagFilters"] == [{"Key": "superseded", "Value": "true"}]
+    assert superseded["ExpirationInDays"] == {"Ref": "SupersededDays"}
+    assert text_of(rules["expire-emr-logs"]["Prefix"]) == "${LogPrefix}/"
+    assert rules["expire-noncurrent-versions"]["ExpiredObjectDeleteMarker"] is True
+
+
+def test_plain_http_is_refused_unless_it_is_switched_off():
+    storage = template("storage")
+    policy = storage["Resources"]["BucketTlsPolicy"]
+    assert policy["Condition"] == "TlsRequired"
+    assert storage["Parameters"]["RequireTls"]["Default"] == "true"
+    (entry,) = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert (entry["Effect"], entry["Condition"]) == (
+        "Deny",
+        {"Bool": {"aws:SecureTransport": "false"}},
+    )
+
+
+def test_the_delays_are_a_table_of_parquet_by_day():
+    table = template("storage")["Resources"]["FlightDelaysTable"]["Properties"]["TableInput"]
+    assert (table["Name"], table["TableType"]) == ("flight_delays", "EXTERNAL_TABLE")
+    assert [(key["Name"], key["Type"]) for key in table["PartitionKeys"]] == [("day", "string")]
+    assert table["StorageDescriptor"]["SerdeInfo"]["SerializationLibrary"].endswith(
+        "ParquetHiveSerDe"
+    )
+
+
+def test_outputs_are_named_like_the_settings():
+    outputs = {name for path in TEMPLATES for name in template(path.stem)["Outputs"]}
+    fields = {re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() for name in outputs}
+    assert fields - {"airflow_policy_arn"} <= set(Settings.model_fields)
+    assert {"bucket", "glue_database", "emr_service_role", "emr_instance_profile"} <= fields
+
+
+def test_parameters_that_templates_share_are_declared_alike():
+    declared: dict[str, dict[str, Any]] = {}
+    for path in TEMPLATES:
+        for name, parameter in template(path.stem)["Parameters"].items():
+            rule = {key: parameter.get(key) for key in ("Type", "Default", "AllowedPattern")}
+            assert declared.setdefault(name, rule) == rule
