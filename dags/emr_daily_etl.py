@@ -126,12 +126,14 @@ def emr_daily_etl() -> None:
         counts: dict[str, Any],
         ingested: str,
         reported: str,
-        run_id: str,
+        published_by: str,
         *,
         outlet_events: Any = None,
     ) -> dict[str, Any]:
         output = daily_output.DailyOutput(counts["day"], ingested, reported)
-        published = daily_output.publish(output, counts, table="flight_delays", run_id=run_id)
+        published = daily_output.publish(
+            output, counts, table="flight_delays", published_by=published_by
+        )
         outlet_events[FLIGHT_DELAYS].extra = published
         return published
 

@@ -100,7 +100,7 @@ def publish(
     counts: Mapping[str, Any],
     *,
     table: str,
-    run_id: str,
+    published_by: str,
     aws_conn_id: str = "aws_default",
 ) -> dict[str, Any]:
     """Make the output the day's data: the partition's location changes, by one call.
@@ -108,6 +108,7 @@ def publish(
     Only one publishing task of a table may run at a time (``max_active_tis_per_dag=1``): Glue has
     no conditional update of a partition.
 
+    :param published_by: the run, for those who look at the partition.
     :returns: the counts and the location, for the asset event.
     :raises AirflowSkipException: where data that was read later has been published already.
     """
@@ -115,7 +116,7 @@ def publish(
     glue = aws_client("glue", aws_conn_id, settings.region)
     location = f"{output.report_uri}/delays/"
     parameters = {
-        "run_id": run_id,
+        "published_by": published_by,
         "read_at": str(counts["read_at"]),
         "flights_location": f"{output.ingest_uri}/flights/",
         "rejected_location": f"{output.ingest_uri}/rejected/",
@@ -128,7 +129,7 @@ def publish(
     if published.get("read_at", "") > parameters["read_at"]:
         _let_expire(s3, output, published, also={_version(output.report_uri)})
         raise AirflowSkipException(
-            f"{output.day} is published already by {published.get('run_id')}, from raw data read "
+            f"{output.day} is published already by {published.get('published_by')}, from raw data read "
             f"at {published['read_at']}; this run read it at {parameters['read_at']}"
         )
     catalog.point(output.day, location, parameters, exists=before is not None)
