@@ -33,17 +33,17 @@ test: setup-spark flights ## Run all tests; make test TESTS="tests/plugins -k re
 	@$(RUN) -m pytest --durations=10 $(TESTS)
 
 up: setup-spark flights ## Start Airflow and localaws in the background (AIRFLOW_PORT, LOCALAWS_PORT)
-	@$(RUN) -m scripts.stack up --airflow-port $(AIRFLOW_PORT) --localaws-port $(LOCALAWS_PORT)
+	@$(RUN) -m scripts.local up --airflow-port $(AIRFLOW_PORT) --localaws-port $(LOCALAWS_PORT)
 
 down: ## Stop what `make up` started; history and data stay in .local
-	@[ ! -x $(RUN) ] || $(RUN) -m scripts.stack down
+	@[ ! -x $(RUN) ] || $(RUN) -m scripts.local down
 
 restart: ## Stop and start again: after an edit in plugins/ or localaws/
 	@$(MAKE) --no-print-directory down
 	@$(MAKE) --no-print-directory up
 
 status: ## Show the health of each process that `make up` started
-	@$(RUN) -m scripts.stack status
+	@$(RUN) -m scripts.local status
 
 lint: setup ## Check style, types, YAML, CloudFormation and the Dockerfile
 	@echo "ruff";      $(RUN) -m ruff check .

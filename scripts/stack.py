@@ -1,13 +1,11 @@
 """The whole thing on this machine: PostgreSQL, localaws and Airflow's four components.
 
-For `make`, in the background until `make down`:
-
-    python -m scripts.stack up|down|status
-
-For the demo and the tests, gone when the block ends, however it ends:
+Gone when the block ends, however it ends (`make demo`, the tests):
 
     with Stack(ROOT, home) as stack:
         run_id = stack.rest.trigger("emr_daily_etl")
+
+In the background until `make down`: :mod:`scripts.local`.
 
 Airflow's history and what localaws stores live and die together: a history without its clusters and
 buckets would wait for ids that nobody knows.
@@ -15,28 +13,23 @@ buckets would wait for ids that nobody knows.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType, TracebackType
 
 import httpx
-import psutil
 
 from scripts.airflow_rest import AirflowRest
-from scripts.component import Component, Identity, end_all, tail
+from scripts.component import Component, tail
 from scripts.local_env import (
     ADMIN,
     JWT_SECRET,
@@ -44,13 +37,12 @@ from scripts.local_env import (
     keep_secrets,
     local_environment,
     own_environment,
-    passwords_file,
 )
-from scripts.postgres import is_running, migrated_copy, start_postgres, stop_postgres
+from scripts.ports import free_port, refuse_taken_port
+from scripts.postgres import migrated_copy, start_postgres, stop_postgres
+from scripts.stack_record import LOCALAWS, Record, stop_recorded, why_data_are_lost
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / ".local"
-LOCALAWS = "localaws"
 # What Airflow itself reports of each, in /api/v2/monitor/health.
 _HEALTH_KEYS = {
     "scheduler": "scheduler",
@@ -73,45 +65,10 @@ _AIRFLOW = {
 _SIGNING = frozenset({"api-server", "scheduler"})
 # Airflow's history, and what it refers to.
 _HISTORY = ("postgres", "airflow", "localaws")
-_AIRFLOW_PATIENCE = 8.0  # seconds; a running task's on_kill gets 5 of them
-_LOCALAWS_PATIENCE = 10.0  # seconds; it writes down its state
 
 
 class StackError(RuntimeError):
     """The local stack could not be started; the message says what to do."""
-
-
-@dataclass
-class Record:
-    """What is written down about a stack, for whoever has to end it."""
-
-    airflow_url: str = ""
-    localaws_url: str = ""
-    components: dict[str, Identity] = field(default_factory=dict)
-    embedded_postgres: bool = True
-    schema_of: str = ""
-    clean: bool = True
-
-    @classmethod
-    def read(cls, home: Path) -> Record | None:
-        """Read the record of a home; None when nothing was ever started there."""
-        path = home / "stack.json"
-        if not path.exists():
-            return None
-        content = json.loads(path.read_text())
-        identities = {name: Identity(**each) for name, each in content.pop("components").items()}
-        return cls(components=identities, **content)
-
-    def write(self, home: Path) -> None:
-        """Write it down; a reader sees the old one or the new one."""
-        path = home / "stack.json"
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        unfinished.replace(path)
-
-    def living(self) -> list[str]:
-        """Name the components that run."""
-        return [name for name, identity in self.components.items() if identity.is_alive()]
 
 
 class Stack:
@@ -195,6 +152,21 @@ class Stack:
         if threading.current_thread() is threading.main_thread():
             self._signal_before = signal.signal(signal.SIGTERM, _exit_on_signal)
 
+    @classmethod
+    def attach(cls, root: Path, home: Path) -> Stack | None:
+        """Look at a stack that another process started; None when none is up."""
+        record = Record.read(home)
+        if record is None or not record.components:
+            return None
+        stack = cls(root, home)
+        stack._record = record
+        return stack
+
+    @property
+    def record(self) -> Record:
+        """What is written down about it."""
+        return self._record
+
     @property
     def airflow_url(self) -> str:
         """Address of the UI and the REST API."""
@@ -228,7 +200,8 @@ class Stack:
         """Start all of it and wait until it is healthy; what was left of an earlier one is ended.
 
         :param timeout: seconds for Airflow to become healthy.
-        :raises StackError: when a port is taken, or with the log of the process that died.
+        :raises StackError: with the log of what died or is late.
+        :raises PortTakenError: when somebody else listens there.
         """
         self._clear_up_before()
         started = time.monotonic()
@@ -238,7 +211,6 @@ class Stack:
             places.localaws_url,
             embedded_postgres=self._database_url is None,
             schema_of=self._record.schema_of,
-            clean=False,
         )
         self._record.write(self.home)
         self._start_localaws(places)
@@ -261,16 +233,17 @@ class Stack:
             stop_recorded(self.home)
             before = Record.read(self.home) or before
         self._record.schema_of = before.schema_of
-        if not before.clean:
-            self._set_history_aside()
+        anything = any((self.home / name).exists() for name in _HISTORY)
+        if anything and (reason := why_data_are_lost(self.home / LOCALAWS)):
+            self._set_history_aside(reason)
 
-    def _set_history_aside(self) -> None:
-        """Move away a history whose localaws ended without writing down its state."""
+    def _set_history_aside(self, reason: str) -> None:
+        """Move away a history that refers to data which are not there any more."""
         if self._database_url:
             raise StackError(
-                "localaws did not stop cleanly, so the runs in the configured database refer to"
-                " clusters and buckets that are gone. Empty it (airflow db reset) and remove"
-                f" {self.home / 'stack.json'}."
+                f"{reason}, so the runs in the configured database refer to clusters and objects"
+                " that are gone. Empty it (airflow db reset) and remove"
+                f" {self.home / 'stack.json'} and {self.home / LOCALAWS}."
             )
         stop_postgres(self.home / "postgres")
         aside = self.home / "set-aside"
@@ -279,10 +252,7 @@ class Stack:
         for name in _HISTORY:
             if (self.home / name).exists():
                 (self.home / name).rename(aside / name)
-        self._say(
-            "localaws did not stop cleanly the last time: its data are incomplete, so Airflow's"
-            f" history starts anew. The old one is in {aside}."
-        )
+        self._say(f"{reason}, so Airflow's history starts anew. The old one is in {aside}.")
 
     def _choose_places(self) -> Places:
         airflow_port, localaws_port = (port or free_port() for port in self._ports)
@@ -407,147 +377,5 @@ class Stack:
             self._rest = None
 
 
-def stop_recorded(home: Path) -> bool:
-    """End what is written down in a home, and note whether localaws could write down its state.
-
-    :returns: whether anything was running.
-    """
-    record = Record.read(home)
-    if record is None:
-        return False
-    living = record.living()
-    of_airflow = [each for name, each in record.components.items() if name != LOCALAWS]
-    end_all(of_airflow, _AIRFLOW_PATIENCE)
-    if identity := record.components.get(LOCALAWS):
-        was_alive = identity.is_alive()
-        ended_itself = end_all([identity], _LOCALAWS_PATIENCE)
-        record.clean = record.clean or (was_alive and ended_itself)
-    if record.embedded_postgres:
-        stop_postgres(home / "postgres")
-    record.components = {}
-    record.write(home)
-    return bool(living)
-
-
 def _exit_on_signal(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
-
-
-def free_port() -> int:
-    """Find a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def refuse_taken_port(port: int, name: str) -> None:
-    """Refuse a port that somebody listens on, and say who.
-
-    :param name: the variable of `make` that chooses another one.
-    :raises StackError: when it is taken.
-    """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise StackError(
-                f"port {port} is taken{_who_listens(port)}: {error.strerror}."
-                f" Take another one: make up {name}={port + 1}"
-            ) from error
-
-
-def _who_listens(port: int) -> str:
-    try:
-        listeners = [
-            connection.pid
-            for connection in psutil.net_connections("tcp")
-            if connection.laddr and connection.laddr.port == port and connection.pid
-        ]
-        return f" by process {listeners[0]} ({psutil.Process(listeners[0]).name()})"
-    except (psutil.Error, IndexError):  # the system does not tell everybody
-        return ""
-
-
-# Commands of `make`
-
-
-def up(stack: Stack) -> None:
-    """Start the stack in the background and say where everything is."""
-    record = Record.read(stack.home)
-    if record and len(record.living()) == len(_AIRFLOW) + 1:
-        print("already up")
-        status(stack.home)
-        return
-    try:
-        stack.start()
-    except BaseException:
-        stop_recorded(stack.home)
-        raise
-    print(
-        f"Airflow    {stack.airflow_url}  (user {ADMIN}, password {stack.password})\n"
-        f"localaws   {stack.localaws_url}  (AWS_ENDPOINT_URL)\n"
-        f"password   also in {passwords_file(stack.home)}\n"
-        f"logs       {stack.logs}; of tasks {stack.home / 'airflow' / 'logs'}\n"
-        "stop       make down"
-    )
-
-
-def down(home: Path) -> None:
-    """End what `up` started."""
-    started = time.monotonic()
-    if stop_recorded(home):
-        print(f"down after {time.monotonic() - started:.0f} s; history and data are in {home}")
-    else:
-        print("nothing was running")
-
-
-def status(home: Path) -> bool:
-    """Print each process's health; tell whether all is well."""
-    record = Record.read(home)
-    if record is None or not record.components:
-        print("down (make up starts it)")
-        return False
-    stack = Stack(ROOT, home)
-    stack._record = record
-    unwell = set(stack.unwell())
-    for name, identity in record.components.items():
-        state = "dead" if not identity.is_alive() else "unwell" if name in unwell else "healthy"
-        since = datetime.fromtimestamp(identity.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        print(f"{name:14} {state:8} pid {identity.pid:<8} since {since}  {stack.logs / name}.log")
-    if record.embedded_postgres:
-        state = "healthy" if is_running(home / "postgres") else "dead"
-        print(f"{'postgres':14} {state:8} {home / 'postgres' / 'log'}")
-    print(f"Airflow {record.airflow_url}  localaws {record.localaws_url}")
-    return not unwell and len(record.living()) == len(record.components)
-
-
-def main() -> None:
-    """Run one command of `make`."""
-    parser = argparse.ArgumentParser(description="Airflow, localaws and PostgreSQL here.")
-    parser.add_argument("command", choices=["up", "down", "status"])
-    parser.add_argument("--home", type=Path, default=HOME, help="state, logs and secrets")
-    parser.add_argument("--airflow-port", type=int, default=8080)
-    parser.add_argument("--localaws-port", type=int, default=4570)
-    arguments = parser.parse_args()
-    home = arguments.home.resolve()
-    if arguments.command == "down":
-        return down(home)
-    if arguments.command == "status":
-        sys.exit(0 if status(home) else 1)
-    stack = Stack(
-        ROOT,
-        home,
-        arguments.airflow_port,
-        arguments.localaws_port,
-        database_url=os.environ.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"),
-        say=lambda line: print(line, flush=True),
-    )
-    try:
-        up(stack)
-    except StackError as error:
-        sys.exit(f"make up: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scripts.stack import stop_recorded
+from scripts.stack_record import stop_recorded
 
 
 def main() -> None:

@@ -1,0 +1,137 @@
+"""The local stack in the background: what `make up`, `make down` and `make status` call.
+
+python -m scripts.local up|down|status
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from scripts.local_env import ADMIN, passwords_file
+from scripts.ports import PortTakenError
+from scripts.postgres import PostgresError, is_running
+from scripts.stack import ROOT, Stack, StackError
+from scripts.stack_record import stop_recorded
+
+HOME = ROOT / ".local"
+DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+# The year that the DAGs find raw data of.
+DAYS = "2013-01-01..2013-12-31"
+
+
+def main() -> None:
+    """Run one command of `make`."""
+    parser = argparse.ArgumentParser(description="Airflow, localaws and PostgreSQL here.")
+    parser.add_argument("command", choices=["up", "down", "status"])
+    parser.add_argument("--home", type=Path, default=HOME, help="state, logs and secrets")
+    parser.add_argument("--airflow-port", type=int, default=8080)
+    parser.add_argument("--localaws-port", type=int, default=4570)
+    arguments = parser.parse_args()
+    home = arguments.home.resolve()
+    if arguments.command == "down":
+        down(home)
+    elif arguments.command == "status":
+        sys.exit(0 if status(home) else 1)
+    else:
+        try:
+            up(home, arguments.airflow_port, arguments.localaws_port)
+        except (StackError, PortTakenError, PostgresError) as error:
+            sys.exit(f"make up: {error}")
+
+
+def up(home: Path, airflow_port: int, localaws_port: int) -> None:
+    """Start the stack in the background, fill the bucket, and say where everything is.
+
+    A PostgreSQL of your own is used when ``AIRFLOW__DATABASE__SQL_ALCHEMY_CONN`` names one.
+    """
+    running = Stack.attach(ROOT, home)
+    if running and not running.unwell():
+        print("already up")
+        describe(running)
+        return
+    stack = Stack(
+        ROOT, home, airflow_port, localaws_port, database_url=os.environ.get(DATABASE), say=say
+    )
+    try:
+        stack.start()
+        fill_bucket(stack)
+    except BaseException:
+        stop_recorded(home)
+        raise
+    describe(stack)
+
+
+def fill_bucket(stack: Stack) -> None:
+    """Put the raw days and the Spark jobs where the DAGs expect them; what is there stays."""
+    bucket = json.loads(stack.environ["AIRFLOW_VAR_AWS_JOBS"])["bucket"]
+    command = [sys.executable, "-m", "scripts.seed_flights", "--upload", "--bucket", bucket]
+    result = subprocess.run(
+        [*command, "--days", DAYS],
+        cwd=ROOT,
+        env=stack.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise StackError(f"the bucket could not be filled: {result.stderr.strip()[-2000:]}")
+    say(f"s3://{bucket} holds raw flights of {DAYS} and the Spark jobs")
+
+
+def describe(stack: Stack) -> None:
+    """Say where everything is."""
+    print(
+        f"Airflow    {stack.airflow_url}  (user {ADMIN}, password {stack.password})\n"
+        f"password   also in {passwords_file(stack.home)}\n"
+        f"localaws   {stack.localaws_url}  (AWS_ENDPOINT_URL)\n"
+        f"logs       {stack.logs}; of tasks {stack.home / 'airflow' / 'logs'}\n"
+        "next       make status, make down"
+    )
+
+
+def down(home: Path) -> None:
+    """End what `up` started."""
+    started = time.monotonic()
+    if stop_recorded(home):
+        print(f"down after {time.monotonic() - started:.0f} s; history and data stay in {home}")
+    else:
+        print("nothing was running")
+
+
+def status(home: Path) -> bool:
+    """Print each process's health; tell whether all is well."""
+    stack = Stack.attach(ROOT, home)
+    if stack is None:
+        print("down; make up starts it")
+        return False
+    unwell = set(stack.unwell())
+    for name, identity in stack.record.components.items():
+        state = "dead" if not identity.is_alive() else "unwell" if name in unwell else "healthy"
+        since = datetime.fromtimestamp(identity.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        line(name, state, stack.logs / f"{name}.log", f"pid {identity.pid} since {since}")
+    if stack.record.embedded_postgres:
+        data = home / "postgres"
+        line("postgres", "healthy" if is_running(data) else "dead", data / "log", "")
+    print(f"Airflow {stack.airflow_url}  localaws {stack.localaws_url}")
+    return not unwell and all(each.is_alive() for each in stack.record.components.values())
+
+
+def line(name: str, state: str, log: Path, more: str) -> None:
+    """Print one process's line."""
+    print(f"{name:14} {state:8} {more:40} {log}")
+
+
+def say(text: str) -> None:
+    """Print one line of progress at once."""
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
