@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    if arguments.until_stdin_ends:
+        threading.Thread(target=_await_end_of_stdin, args=(stopping,), daemon=True).start()
     stack = Stack(settings)
     try:
         stack.start()
@@ -56,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (4570)")
     parser.add_argument("--data", type=Path, help="folder that keeps the state over a restart")
     parser.add_argument("--no-seed", action="store_true", help="deploy no templates at start")
+    parser.add_argument(
+        "--until-stdin-ends", action="store_true", help="stop when the process that started it ends"
+    )
     parser.add_argument("--port-file", type=Path, help="write the port here when ready")
     return parser
 
@@ -80,6 +85,13 @@ def _prepare_environment() -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_ENDPOINT_URL_S3"):
         os.environ.pop(name, None)
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+
+def _await_end_of_stdin(stopping: threading.Event) -> None:
+    # the other end of the pipe is held by whoever started this: it ends with them, even by SIGKILL
+    while os.read(0, 4096):
+        pass
+    stopping.set()
 
 
 def _write_port(path: Path, port: int) -> None:

@@ -33,7 +33,7 @@ class LocalAwsError(RuntimeError):
 
 
 class LocalAws:
-    """A localaws on a port of its own.
+    """A localaws on a port of its own, which ends with the process that started it.
 
     Args:
         port: 0 takes a free one.
@@ -49,7 +49,7 @@ class LocalAws:
         env: Mapping[str, str] | None = None,
         seed: bool = True,
     ) -> None:
-        self._argv = [sys.executable, "-m", "localaws", "--port", str(port)]
+        self._argv = [sys.executable, "-m", "localaws", "--until-stdin-ends", "--port", str(port)]
         self._argv += ["--data", str(data)] if data else []
         self._argv += [] if seed else ["--no-seed"]
         self._env = {**os.environ, **(env or {})}
@@ -60,6 +60,7 @@ class LocalAws:
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None
+        self._printed = ""
         self.endpoint_url = ""
 
     def __enter__(self) -> LocalAws:
@@ -79,14 +80,15 @@ class LocalAws:
         Raises:
             LocalAwsError: it ended or did not answer in time; with the end of its log.
         """
-        # closed by stop(): the log lives as long as the process
-        self._log = tempfile.NamedTemporaryFile(prefix="localaws-", suffix=".log")  # noqa: SIM115
+        # nameless, so that nothing is left of it if this process is killed; closed by stop()
+        self._log = tempfile.TemporaryFile(prefix="localaws-")  # noqa: SIM115
         with tempfile.TemporaryDirectory(prefix="localaws-port-") as folder:
             port_file = Path(folder) / "port"
             self._process = subprocess.Popen(
                 [*self._argv, "--port-file", str(port_file)],
                 env=self._env,
-                stdin=subprocess.DEVNULL,
+                # held open as long as this process lives: the server ends with it
+                stdin=subprocess.PIPE,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -130,12 +132,16 @@ class LocalAws:
         return self._process is not None and self._process.poll() is None
 
     def log(self) -> str:
-        """Return what the server has printed so far."""
-        return Path(self._log.name).read_text(errors="replace") if self._log else ""
+        """Return what the server has printed, also after its end."""
+        if self._log is not None:
+            size = os.fstat(self._log.fileno()).st_size
+            self._printed = os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+        return self._printed
 
     def stop(self) -> int | None:
         """Stop it gracefully (SIGTERM: running steps are killed, the data are kept)."""
         code = self._end(signal.SIGTERM)
+        self.log()
         if self._log:
             self._log.close()
             self._log = None
@@ -151,7 +157,10 @@ class LocalAws:
         if self._process.poll() is None:
             self._process.send_signal(number)
         try:
-            return self._process.wait(STOP_TIMEOUT)
+            code = self._process.wait(STOP_TIMEOUT)
+            if self._process.stdin:
+                self._process.stdin.close()
+            return code
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -172,7 +181,9 @@ class LocalAws:
         import boto3
         from botocore.config import Config
 
-        return boto3.session.Session().client(
+        # Any: published types know each service by a literal name only
+        session: Any = boto3.session.Session()
+        return session.client(
             service,
             endpoint_url=self.endpoint_url,
             region_name=REGION,
