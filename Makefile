@@ -83,7 +83,7 @@ setup: ## Build .venv: Airflow, localaws, tests and lint
 
 setup-spark: setup ## Build .venv-spark: Spark and its Java, the S3A jars, the class-data archive
 	@$(RUN) scripts/setup_env.py .venv-spark requirements-spark.txt
-	@$(MAKE) --no-print-directory $(SPARK_READY)
+	@$(MAKE) --silent --no-print-directory $(SPARK_READY)
 
 $(SPARK_READY): .venv-spark/.ready localaws/spark_setup.py
 	@$(RUN) -m localaws.spark_setup --env .venv-spark --jars .cache/spark-jars --cds .cache/spark-cds.jsa
