@@ -129,8 +129,8 @@ def publish(
     if published.get("read_at", "") > parameters["read_at"]:
         _let_expire(s3, output, published, also={_version(output.report_uri)})
         raise AirflowSkipException(
-            f"{output.day} is published already by {published.get('published_by')}, from raw data read "
-            f"at {published['read_at']}; this run read it at {parameters['read_at']}"
+            f"{output.day} is published already by {published.get('published_by')}, from raw data "
+            f"read at {published['read_at']}; this run read it at {parameters['read_at']}"
         )
     catalog.point(output.day, location, parameters, exists=before is not None)
     log.info("%s is published from %s", output.day, location)

@@ -114,12 +114,16 @@ class ClusterJob:
 
     def find_job(self, run_key: RunKey, since: datetime) -> list[str] | None:
         """Look for the run key in the names of clusters: ListClusters returns no tags."""
+        ended: list[str] | None = None
         pages = self.emr.get_paginator("list_clusters").paginate(CreatedAfter=since)
         for page in pages:
             for cluster in page["Clusters"]:
-                if cluster["Name"].endswith(mark(run_key)):
+                if not cluster["Name"].endswith(mark(run_key)):
+                    continue
+                if cluster["Status"]["State"] not in CLUSTER_ENDING:
                     return [cluster["Id"]]
-        return None
+                ended = [cluster["Id"]]
+        return ended
 
     def get_job_status(self, external_ids: Sequence[str]) -> str | None:
         """Return the cluster's state."""

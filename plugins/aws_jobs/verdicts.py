@@ -34,7 +34,7 @@ NEXT_STEPS = {
     FailureClass.CLUSTER_LOST: "The cluster is gone: clear this task, and a new cluster, this step "
     "and what follows run again.",
     FailureClass.REFUSED: "EMR refused the cluster's request: mend what the message names.",
-    FailureClass.APPLICATION: "The application failed: the cause is above; a retry runs it again.",
+    FailureClass.APPLICATION: "The application failed: see its log; a retry runs it again.",
 }
 
 

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
-from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk._shared.module_loading import import_string
+from airflow.sdk.exceptions import TaskDeferred
 
 
 class TaskStateStore:
@@ -32,9 +33,9 @@ class TaskStateStore:
 class TaskInstance:
     """A task instance over its tries, with what Airflow changes at a retry and at a clear."""
 
-    def __init__(self, task_id: str = "task", run_id: str = "manual__1", retries: int = 2) -> None:
+    def __init__(self, task_id: str = "task", retries: int = 2) -> None:
         self.dag_id = "dag"
-        self.run_id = run_id
+        self.run_id = f"manual__{uuid4()}"
         self.task_id = task_id
         self.map_index = -1
         self.try_number = 1

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
 from aws_jobs.operators.emr import (
     EmrCreateClusterOperator,
     EmrStepOperator,
-    EmrSubmitStepsOperator,
     EmrTerminateClusterOperator,
 )
-
 from localaws.process import LocalAws
 from tests.plugins.harness import TaskInstance, bash_step, job_flow, run
 
