@@ -1,0 +1,97 @@
+"""airflow.env: real options, each with its reason, nothing secret, understood alike by all."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from airflow.configuration import conf
+
+from scripts.local_env import EnvFileError, read_env_file
+
+ROOT = Path(__file__).parents[2]
+ENV_FILE = ROOT / "airflow.env"
+
+
+def options() -> list[str]:
+    return [name for name in read_env_file(ENV_FILE) if name.startswith("AIRFLOW__")]
+
+
+def is_option(name: str) -> bool:
+    """Tell whether Airflow has the option that an ``AIRFLOW__SECTION__KEY`` sets."""
+    _, section, key = name.lower().split("__", 2)
+    return key in conf.configuration_description.get(section, {}).get("options", {})
+
+
+@pytest.mark.parametrize("name", options())
+def test_airflow_knows_the_option(name):
+    assert is_option(name)
+
+
+def test_an_option_that_airflow_does_not_know_is_noticed():
+    assert not is_option("AIRFLOW__CORE__PARALELISM")
+    assert not is_option("AIRFLOW__WORKER__MIN_HEARTBEAT_INTERVAL")
+
+
+@pytest.mark.parametrize("name", read_env_file(ENV_FILE))
+def test_each_value_has_its_reason_in_the_line_above(name):
+    lines = ENV_FILE.read_text().splitlines()
+
+    (above,) = [before for before, line in pairwise(lines) if line.startswith(f"{name}=")]
+
+    assert re.fullmatch(r"# (?!---).*[a-z].*[.:]", above)
+
+
+def test_nothing_secret_is_in_it():
+    secret = re.compile(r"JWT|FERNET|PASSWORD|SECRET_KEY|SQL_ALCHEMY_CONN")
+
+    assert [name for name in options() if secret.search(name)] == []
+
+
+def test_credentials_in_it_are_localaws_own():
+    values = read_env_file(ENV_FILE)
+
+    assert values["AWS_ACCESS_KEY_ID"] == values["AWS_SECRET_ACCESS_KEY"] == "localaws"
+    assert values["AWS_CONFIG_FILE"] == values["AWS_SHARED_CREDENTIALS_FILE"] == "/dev/null"
+
+
+def test_the_projects_settings_are_an_object_for_the_local_deployment():
+    settings = json.loads(read_env_file(ENV_FILE)["AIRFLOW_VAR_AWS_JOBS"])
+
+    assert settings["deployment_id"] == "local"
+    assert settings["bucket"] == "localaws-data"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("A", "not NAME=value"),
+        ("export A=1", "not NAME=value"),
+        ("A=1\nA=2", "A is set twice"),
+        ("A='1'", "no quotes"),
+        ('A="1"', "no quotes"),
+        ("A=$HOME", r"no \$"),
+        ("A=1 # one", "no ' #'"),
+        ("A= 1", "no blanks"),
+    ],
+)
+def test_a_line_that_readers_understand_differently_is_refused_with_its_number(
+    tmp_path, text, said
+):
+    path = tmp_path / "some.env"
+    path.write_text(f"# fine\n{text}\n")
+
+    with pytest.raises(EnvFileError, match=said) as refusal:
+        read_env_file(path)
+
+    assert f"{path}:{1 + len(text.splitlines())}:" in str(refusal.value)
+
+
+def test_comments_and_blank_lines_are_skipped_and_the_value_is_taken_whole(tmp_path):
+    path = tmp_path / "some.env"
+    path.write_text('# why\n\nA={"x":"y=z"}\nB=\n')
+
+    assert read_env_file(path) == {"A": '{"x":"y=z"}', "B": ""}
