@@ -31,12 +31,14 @@ import json
 import sys
 import time
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import SparkSession, Window
 from pyspark.sql import functions as F
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pyspark.sql import Column, DataFrame
 
 # Name and Spark type of every column, in the file's order.
@@ -103,12 +105,15 @@ def main() -> int:
             spark, arguments.day, arguments.input, arguments.output, arguments.max_rejected_share
         )
     except IngestError as error:
-        say_on_stderr(spark, f"flights_ingest: {error}")
-        return 1
+        failure = f"flights_ingest: {error}"
+    else:
+        failure = ""
     finally:
         spark.stop()
-    print(json.dumps(summary))
-    return 0
+    print(failure or json.dumps(summary))
+    if failure:
+        say_on_stderr(spark, failure)
+    return 1 if failure else 0
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -148,7 +153,7 @@ def start_session(name: str) -> SparkSession:
 
 def ingest(
     spark: SparkSession, day: date, source: str, output: str, max_rejected_share: float
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Do the whole job and return the summary that it stored.
 
     Raises IngestError when the raw day cannot become the day's data.
@@ -176,7 +181,7 @@ def ingest(
     good = good_rows(judged.where("reason IS NULL"), day)
     write_parquet(good, f"{output}/flights", files, sort_by=("sched_dep_at", "carrier", "flight"))
 
-    summary: dict[str, object] = {
+    summary: dict[str, Any] = {
         "day": day.isoformat(),
         "input": source,
         "read_at": read_at,
@@ -309,7 +314,7 @@ def delay_of(actual: str, scheduled: str, delay: str) -> Column:
     return minutes(F.col(actual)) - minutes(F.col(scheduled)) - F.col(delay)
 
 
-def any_of(conditions) -> Column:
+def any_of(conditions: Iterable[Column]) -> Column:
     """Combine conditions: true when one of them is, whatever the others are."""
     combined = F.lit(False)
     for condition in conditions:
@@ -389,10 +394,10 @@ def check_share(
     )
 
 
-def check_sum(summary: dict[str, object]) -> None:
+def check_sum(summary: dict[str, Any]) -> None:
     """Raise IngestError unless every row in is stored exactly once, as a good or as a bad one."""
     rows_in, out, bad = (summary[name] for name in ("rows_in", "rows_out", "rows_rejected"))
-    if rows_in != out + bad:  # type: ignore[operator]
+    if rows_in != out + bad:
         raise IngestError(
             f"{rows_in} rows were read from {summary['input']}, but {out} good and {bad} bad ones"
             " were stored: the object or the output changed under the run; run it again."
@@ -412,11 +417,11 @@ def utc_now() -> str:
 
 
 def say_on_stderr(spark: SparkSession, message: str) -> None:
-    """Write a line to the JVM's stderr: spark-submit turns Python's own into its stdout."""
+    """Write a line to the JVM's stderr: spark-submit makes Python's own a part of its stdout."""
     spark._jvm.java.lang.System.err.println(message)
 
 
-def hadoop_path(spark: SparkSession, uri: str):
+def hadoop_path(spark: SparkSession, uri: str) -> tuple[Any, Any]:
     """Give Hadoop's path and file system for a URI: the same for s3://, hdfs:// and file://."""
     path = spark._jvm.org.apache.hadoop.fs.Path(uri)
     return path, path.getFileSystem(spark._jsc.hadoopConfiguration())

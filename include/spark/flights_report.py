@@ -21,7 +21,7 @@ import argparse
 import json
 import sys
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyspark.errors import AnalysisException
 from pyspark.sql import SparkSession
@@ -67,12 +67,15 @@ def main() -> int:
             spark, arguments.day, arguments.flights, arguments.rejected, arguments.output
         )
     except ReportError as error:
-        say_on_stderr(spark, f"flights_report: {error}")
-        return 1
+        failure = f"flights_report: {error}"
+    else:
+        failure = ""
     finally:
         spark.stop()
-    print(json.dumps(summary))
-    return 0
+    print(failure or json.dumps(summary))
+    if failure:
+        say_on_stderr(spark, failure)
+    return 1 if failure else 0
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -98,7 +101,7 @@ def start_session(name: str) -> SparkSession:
 
 def report(
     spark: SparkSession, day: date, flights_uri: str, rejected_uri: str, output: str
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Do the whole job and return the summary that it stored.
 
     Raises ReportError when the stored day cannot be summed up.
@@ -169,7 +172,7 @@ def delays_by_route(flights: DataFrame) -> DataFrame:
     return summed.select(*[F.col(name).cast(kind) for name, kind in DELAY_COLUMNS.items()])
 
 
-def day_totals(flights: DataFrame, day: date, flights_uri: str) -> dict[str, object]:
+def day_totals(flights: DataFrame, day: date, flights_uri: str) -> dict[str, Any]:
     """Sum up the whole day; raise ReportError when there is nothing, or another day's flights."""
     figures = {
         "rows_flights": F.count("*"),
@@ -190,11 +193,11 @@ def day_totals(flights: DataFrame, day: date, flights_uri: str) -> dict[str, obj
 
 
 def say_on_stderr(spark: SparkSession, message: str) -> None:
-    """Write a line to the JVM's stderr: spark-submit turns Python's own into its stdout."""
+    """Write a line to the JVM's stderr: spark-submit makes Python's own a part of its stdout."""
     spark._jvm.java.lang.System.err.println(message)
 
 
-def hadoop_path(spark: SparkSession, uri: str):
+def hadoop_path(spark: SparkSession, uri: str) -> tuple[Any, Any]:
     """Give Hadoop's path and file system for a URI: the same for s3://, hdfs:// and file://."""
     path = spark._jvm.org.apache.hadoop.fs.Path(uri)
     return path, path.getFileSystem(spark._jsc.hadoopConfiguration())

@@ -56,10 +56,18 @@ def report_case(spark, case):
     return result
 
 
+def sum_case(_spark, case):
+    try:
+        ingest_job.check_sum(case["summary"])
+    except ingest_job.IngestError as error:
+        return {"error": str(error)}
+    return {}
+
+
 def main():
     cases = json.loads(Path(sys.argv[1]).read_text())
     spark = ingest_job.start_session("cases")
-    kinds = {"ingest": ingest_case, "report": report_case}
+    kinds = {"ingest": ingest_case, "report": report_case, "sum": sum_case}
     results = [kinds[case["job"]](spark, case) for case in cases]
     Path(sys.argv[2]).write_text(json.dumps(results))
     spark.stop()
