@@ -33,13 +33,22 @@ class AirflowRest:
     """One person's session with an Airflow.
 
     :param base_url: such as ``http://127.0.0.1:8080``.
+    :param transport: how requests travel, for a test without an Airflow.
     """
 
-    def __init__(self, base_url: str, username: str, password: str) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        username: str,
+        password: str,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self.base_url = base_url
         self._login = {"username": username, "password": password}
         # No proxy: it is an Airflow on this machine. 60 s: a busy laptop answers late.
-        self._http = httpx.Client(base_url=base_url, timeout=60, trust_env=False)
+        self._http = httpx.Client(
+            base_url=base_url, timeout=60, trust_env=False, transport=transport
+        )
 
     def close(self) -> None:
         """Close the connections."""
