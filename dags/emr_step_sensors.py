@@ -61,7 +61,7 @@ WRITES_TO = (
     params={
         "day": flights_params.DAY,
         "input_prefix": flights_params.INPUT_PREFIX,
-        "output_prefix": flights_params.output_prefix("flights-by-step-sensors"),
+        "output_prefix": flights_params.output_prefix("flights/by-step-sensors"),
         "instance_type": flights_params.INSTANCE_TYPE,
         "core_instances": flights_params.CORE_INSTANCES,
     },

@@ -26,7 +26,8 @@ RAW_COLUMNS = (
     "time_hour",
 )
 
-_PREFIX = r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$"
+# The cluster's role reads below raw/ and writes below flights/ (include/infra/emr.yaml).
+_BELOW = r"(/[A-Za-z0-9_.-]+)*$"
 
 DAY = Param(
     None,
@@ -38,9 +39,9 @@ DAY = Param(
 INPUT_PREFIX = Param(
     "raw/flights",
     type="string",
-    pattern=_PREFIX,
+    pattern=f"^raw{_BELOW}",
     title="Input",
-    description="Prefix in the bucket that holds one CSV object a day.",
+    description="Prefix in the bucket, below raw, that holds one CSV object a day.",
 )
 INSTANCE_TYPE = Param(
     "m5.xlarge",
@@ -65,7 +66,8 @@ def output_prefix(default: str) -> Param:
     return Param(
         default,
         type="string",
-        pattern=_PREFIX,
+        pattern=f"^flights{_BELOW}",
         title="Output",
-        description="Prefix in the bucket below which each run writes to a place of its own.",
+        description="Prefix in the bucket, flights or below it; each run writes to a place of its "
+        "own there.",
     )

@@ -10,8 +10,8 @@ from aws_jobs.exceptions import SettingsError
 
 VARIABLE = "aws_jobs"
 
-# Letters, digits and "-_": it is part of tags, role names and S3 keys.
-DeploymentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$")]
+# As the templates in include/infra take it: it is part of the names of roles and of a database.
+DeploymentId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}[a-z0-9]$")]
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]

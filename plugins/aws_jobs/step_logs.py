@@ -26,7 +26,8 @@ _LARGEST_LOG = 256 * 1024 * 1024
 _STEP_LOGS = ("stderr.gz", "stdout.gz")
 _APPLICATION_ID = re.compile(r"\bapplication_\d+_\d+\b")
 _BOOTSTRAP_FAILURE = re.compile(r"\((i-[0-9a-z]+)\).*?bootstrap action (\d+)", re.I | re.S)
-_EXCEPTION_LINE = re.compile(r"^[\w.$]+(?:Error|Exception|Exit|Interrupt|Warning)\b")
+# "java.io.IOException: ...", "bash: line 1: ...", "flights_ingest: ...": what names itself first.
+_SENTENCE = re.compile(r"^[A-Za-z_][\w.$-]*: \S")
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,17 @@ def read_logs(s3: Any, bucket: str, prefix: str) -> list[LogExcerpt]:
 
 
 def find_cause(lines: Iterable[str]) -> tuple[str, ...]:
-    """Return the lines that say why: the last Python traceback, else the last ``Caused by``.
+    """Return the lines that say why.
+
+    That is the last Python traceback, else the last ``Caused by``, else the last sentence of a
+    program that names itself.
 
     >>> find_cause(["x", "Traceback (most recent call last):", '  File "a.py"', "ValueError: no"])
     ('Traceback (most recent call last):', '  File "a.py"', 'ValueError: no')
     """
     traceback: list[str] = []
     caused_by: list[str] = []
-    exception: list[str] = []
+    sentence: list[str] = []
     within = ""
     for line in lines:
         if line.startswith("Traceback (most recent call last)"):
@@ -111,9 +115,9 @@ def find_cause(lines: Iterable[str]) -> tuple[str, ...]:
             caused_by.append(line)
         else:
             within = ""
-            if _EXCEPTION_LINE.match(line):
-                exception = [line]
-    found = traceback or caused_by or exception
+            if _SENTENCE.match(line):
+                sentence = [line]
+    found = traceback or caused_by or sentence
     if len(found) > _CAUSE_LINES:
         found = [found[0], "    ...", *found[-_CAUSE_LINES + 2 :]]
     return tuple(found)

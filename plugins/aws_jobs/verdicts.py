@@ -61,8 +61,8 @@ class Verdict:
     @property
     def summary(self) -> str:
         """One line: what failed, how and why, and what to do next."""
-        why = f": {self.reason}" if self.reason else ""
-        first = f" Cause: {self.cause[-1].strip()}." if self.cause else ""
+        why = f": {self.reason.rstrip('.')}" if self.reason else ""
+        first = f" Cause: {self.cause[-1].strip().rstrip('.')}." if self.cause else ""
         return (
             f"{self.job} ended {self.state} ({self.failure}){why}.{first} "
             f"{NEXT_STEPS[self.failure]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -44,8 +45,14 @@ def aws(localaws_process: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def live(aws: LocalAws) -> Callable[[], list[str]]:
-    """Ids of the clusters that are alive now."""
-    return lambda: live_clusters(aws)
+    """Ids of the clusters that stay alive: EMR ends one a moment after it was told to."""
+
+    def settled() -> list[str]:
+        if live_clusters(aws):
+            time.sleep(0.5)
+        return live_clusters(aws)
+
+    return settled
 
 
 @pytest.fixture

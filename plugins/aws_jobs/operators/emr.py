@@ -128,6 +128,9 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         tags = {
             "owner": self.settings.owner,
             "cost-centre": self.settings.cost_centre,
+            # Without it AWS's own policy for the service role lets EMR start nothing.
+            # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-managed-iam-policies.html
+            "for-use-with-amazon-emr-managed-policies": "true",
             TAG_ENDS_BY: ends_by.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         submission = submit_once(
