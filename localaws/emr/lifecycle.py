@@ -210,8 +210,12 @@ class ClusterLife:
         if self._idle_since is None:
             self._idle_since = time.monotonic()
         limit = None if self.cluster.is_ha else self.cluster.idle_timeout
-        left = None if limit is None else self._idle_since + limit - time.monotonic()
-        if limit is not None and left is not None and left <= 0:
+        if limit is None:
+            self._changed.wait()
+            return
+        patience = limit * self._machinery.settings.emr_idle_scale
+        left = self._idle_since + patience - time.monotonic()
+        if left <= 0:
             self.end(Ending(idle_reason(limit)))
         else:
             self._changed.wait(left)
