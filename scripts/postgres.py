@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+import psutil
 
 # Added to postgresql.conf of every server.
 _SETTINGS = """
@@ -61,32 +64,42 @@ def start_postgres(data: Path) -> str:
     return f"postgresql+psycopg2://postgres:@/postgres?host={quote(str(socket_dir), safe='/')}"
 
 
-def stop_postgres(data: Path) -> None:
-    """Stop the server of a data folder, ending its sessions; one that does not run is no error."""
-    if not (data / "postmaster.pid").exists():
+def stop_postgres(data: Path, patience: float = 10.0) -> None:
+    """Stop the server of a data folder, ending its sessions; one that does not run is no error.
+
+    By signals: pg_ctl refuses root, and needs a way to the folder that may have been closed.
+    https://www.postgresql.org/docs/18/server-shutdown.html
+
+    :param patience: seconds for a shutdown that leaves nothing to recover; then it is cut short.
+    :raises PostgresError: when the server is still there after that too.
+    """
+    server = _postmaster(data)
+    if server is None:
         return
-    with _pgserver() as library:
-        server = library.get_server(data, cleanup_mode=None, start=False)
-        # Its commands take -m immediate too, but fast leaves nothing to recover at the next start.
-        command = [str(server.bin_path / "pg_ctl"), "-D", str(data), "-m", "fast", "-w", "-t", "10"]
-        result = subprocess.run(
-            [*command, "stop"], user=server.system_user, capture_output=True, text=True, check=False
-        )
-    if result.returncode and (data / "postmaster.pid").exists():
-        raise PostgresError(f"PostgreSQL in {data} did not stop: {result.stderr.strip()}")
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        server.send_signal(number)
+        try:
+            server.wait(patience)
+        except psutil.TimeoutExpired:
+            continue
+        return
+    raise PostgresError(f"PostgreSQL in {data} did not stop: process {server.pid} is still there")
 
 
 def is_running(data: Path) -> bool:
     """Tell whether the server of a data folder runs."""
-    with _pgserver() as library:
-        server = library.get_server(data, cleanup_mode=None, start=False)
-        result = subprocess.run(
-            [str(server.bin_path / "pg_ctl"), "-D", str(data), "status"],
-            user=server.system_user,
-            capture_output=True,
-            check=False,
-        )
-    return result.returncode == 0
+    return _postmaster(data) is not None
+
+
+def _postmaster(data: Path) -> psutil.Process | None:
+    """Find the server's first process by the file that it keeps in its data folder."""
+    try:
+        pid, folder, *_ = (data / "postmaster.pid").read_text().splitlines()
+        server = psutil.Process(int(pid))
+        running = server.name() == "postgres" and server.status() != psutil.STATUS_ZOMBIE
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
+        return None
+    return server if running and Path(folder) == data.resolve() else None
 
 
 def migrated_copy(data: Path, cache: Path, environ: Mapping[str, str]) -> None:
