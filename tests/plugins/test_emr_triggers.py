@@ -1,0 +1,244 @@
+"""Triggers: what they survive, and what all of them together ask of AWS."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from airflow.sdk._shared.module_loading import import_string
+
+from aws_jobs.polling import Sweep, watchlist
+from aws_jobs.triggers.emr import EmrClusterTrigger, EmrStepTrigger, EmrTrigger
+from aws_jobs.triggers.s3 import S3ObjectTrigger
+from localaws.process import LocalAws
+from tests.plugins.harness import bash_step, job_flow
+
+
+def arguments(**overrides: Any) -> dict[str, Any]:
+    return {
+        "aws_conn_id": "aws_default",
+        "region": "us-east-1",
+        "quota_share": 1.0,
+        "deadline": time.time() + 60,
+        "unseen_seconds": 1.0,
+        "interval": 1.0,
+        "end_on_kill": False,
+        **overrides,
+    }
+
+
+def cluster_trigger(cluster_id: str = "j-1", **overrides: Any) -> EmrClusterTrigger:
+    target = overrides.pop("target", "ready")
+    return EmrClusterTrigger(cluster_id=cluster_id, target=target, **arguments(**overrides))
+
+
+def step_trigger(cluster_id: str = "j-1", step_id: str = "s-1", **overrides: Any) -> EmrStepTrigger:
+    queued_until = overrides.pop("queued_until", time.time() + 60)
+    running_seconds = overrides.pop("running_seconds", 60)
+    return EmrStepTrigger(
+        cluster_id=cluster_id,
+        step_id=step_id,
+        queued_until=queued_until,
+        running_seconds=running_seconds,
+        **arguments(**overrides),
+    )
+
+
+async def first_event(trigger: EmrTrigger, stream: AsyncIterator[Sweep] | None = None) -> Any:
+    events = trigger.run() if stream is None else trigger.filter_shared_stream(stream)
+    async for event in events:
+        return event.payload
+
+
+def hear(trigger: EmrTrigger, *statuses: dict[str, Any] | None) -> Any:
+    """Run a trigger on sweeps that bring these statuses of what it watches."""
+
+    async def stream() -> AsyncIterator[Sweep]:
+        for status in statuses:
+            yield Sweep({(trigger.watch.group, trigger.watch.item): status})
+
+    return asyncio.run(first_event(trigger, stream()))
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        cluster_trigger(),
+        step_trigger(),
+        S3ObjectTrigger(
+            bucket="b",
+            key="k",
+            deadline=1.0,
+            interval=1.0,
+            aws_conn_id=None,
+            region=None,
+        ),
+    ],
+    ids=lambda trigger: type(trigger).__name__,
+)
+def test_a_trigger_survives_the_trip_through_the_triggerer(trigger: Any) -> None:
+    path, kwargs = trigger.serialize()
+
+    again = import_string(path)(**kwargs)
+
+    assert path == f"{type(trigger).__module__}.{type(trigger).__name__}"
+    assert again.serialize() == (path, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("state", "target", "outcome"),
+    [
+        ("STARTING", "ready", None),
+        ("BOOTSTRAPPING", "ready", None),
+        ("RUNNING", "ready", "ready"),
+        ("WAITING", "ready", "ready"),
+        ("TERMINATING", "ready", "ended"),
+        ("TERMINATED", "ready", "ended"),
+        ("TERMINATED_WITH_ERRORS", "ready", "ended"),
+        ("WAITING", "ended", None),
+        ("TERMINATING", "ended", None),
+        ("TERMINATED", "ended", "ended"),
+        ("TERMINATED_WITH_ERRORS", "ended", "ended"),
+    ],
+)
+def test_each_state_of_a_cluster_has_one_meaning(
+    state: str, target: str, outcome: str | None
+) -> None:
+    event = hear(cluster_trigger(target=target), {"State": state})
+
+    assert event == (outcome and {"outcome": outcome, "state": state})
+
+
+@pytest.mark.parametrize(
+    ("state", "outcome"),
+    [
+        ("PENDING", None),
+        ("RUNNING", None),
+        ("CANCEL_PENDING", None),
+        ("COMPLETED", "ended"),
+        ("CANCELLED", "ended"),
+        ("FAILED", "ended"),
+        ("INTERRUPTED", "ended"),
+    ],
+)
+def test_each_state_of_a_step_has_one_meaning(state: str, outcome: str | None) -> None:
+    event = hear(step_trigger(), {"State": state, "StartedAt": None})
+
+    assert event == (outcome and {"outcome": outcome, "state": state})
+
+
+def test_a_step_has_a_budget_for_its_queue() -> None:
+    trigger = step_trigger(queued_until=time.time() - 1)
+
+    assert hear(trigger, {"State": "PENDING", "StartedAt": None})["outcome"] == "timeout"
+    assert hear(trigger, {"State": "RUNNING", "StartedAt": time.time()}) is None
+
+
+def test_a_step_has_a_budget_for_its_run_from_when_it_started() -> None:
+    trigger = step_trigger(running_seconds=10)
+
+    assert hear(trigger, {"State": "RUNNING", "StartedAt": time.time() - 5}) is None
+    late = hear(trigger, {"State": "RUNNING", "StartedAt": time.time() - 11})
+    assert late["outcome"] == "timeout"
+
+
+def test_the_deadline_ends_the_wait_although_aws_is_silent() -> None:
+    trigger = cluster_trigger(deadline=time.time() - 1)
+
+    async def silence() -> AsyncIterator[Sweep]:
+        yield Sweep()
+
+    assert asyncio.run(first_event(trigger, silence()))["outcome"] == "timeout"
+
+
+def test_an_unknown_id_is_given_time_to_appear(aws: LocalAws) -> None:
+    started = time.monotonic()
+
+    event = asyncio.run(first_event(cluster_trigger("j-UNKNOWN")))
+
+    assert event == {"outcome": "unseen", "state": None}
+    assert time.monotonic() - started >= 1.0
+
+
+def test_an_id_that_appears_late_is_waited_for() -> None:
+    assert hear(cluster_trigger(), None, {"State": "WAITING"})["outcome"] == "ready"
+
+
+def test_a_waiter_that_leaves_is_not_asked_for_any_more(aws: LocalAws, cluster_id: str) -> None:
+    trigger = cluster_trigger(cluster_id)
+
+    asyncio.run(first_event(trigger))
+
+    assert not watchlist(trigger.shared_stream_key()).groups()
+
+
+def test_many_waiters_share_their_calls(aws: LocalAws, cluster_id: str) -> None:
+    """60 steps of one cluster, waited for 3 s: one call for ten steps and sweep."""
+    emr = aws.client("emr")
+    steps = [bash_step("sleep 2", name=f"step {number}") for number in range(60)]
+    step_ids = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"]
+    for later in step_ids[1:]:
+        emr.cancel_steps(ClusterId=cluster_id, StepIds=[later])
+    aws.reset_calls()
+    events = asyncio.run(_wait_together([step_trigger(cluster_id, each) for each in step_ids]))
+
+    assert [event["outcome"] for event in events] == ["ended"] * 60
+    assert 6 <= aws.count("emr", "ListSteps") <= 6 * 6
+    assert set(aws.calls()["emr"]) == {"ListSteps"}
+
+
+def test_many_clusters_are_listed_and_not_described_each(aws: LocalAws) -> None:
+    emr = aws.client("emr")
+    cluster_ids = [emr.run_job_flow(**job_flow())["JobFlowId"] for _ in range(12)]
+    triggers = [cluster_trigger(each, target="ended") for each in cluster_ids]
+    aws.reset_calls()
+
+    async def end_them_later() -> None:
+        await asyncio.sleep(4)
+        for start in range(0, len(cluster_ids), 10):
+            emr.terminate_job_flows(JobFlowIds=cluster_ids[start : start + 10])
+
+    events = asyncio.run(_wait_together(triggers, end_them_later()))
+
+    assert [event["outcome"] for event in events] == ["ended"] * 12
+    assert aws.count("emr", "DescribeCluster") <= 2 * 12
+    assert aws.count("emr", "ListClusters") >= 2
+
+
+def test_an_unknown_step_does_not_hide_its_neighbours(aws: LocalAws, cluster_id: str) -> None:
+    emr = aws.client("emr")
+    steps = [bash_step("true")]
+    known = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"][0]
+
+    events = asyncio.run(
+        _wait_together([step_trigger(cluster_id, known), step_trigger(cluster_id, "s-UNKNOWN")])
+    )
+
+    assert [event["outcome"] for event in events] == ["ended", "unseen"]
+
+
+async def _wait_together(triggers: list[Any], *others: Any) -> list[Any]:
+    """Run triggers on one shared stream, as the triggerer does."""
+    queues: list[asyncio.Queue[Sweep]] = [asyncio.Queue() for _ in triggers]
+
+    async def listen(queue: asyncio.Queue[Sweep]) -> AsyncIterator[Sweep]:
+        while True:
+            yield await queue.get()
+
+    async def pump() -> None:
+        _, kwargs = triggers[0].serialize()
+        async for sweep in type(triggers[0]).open_shared_stream(kwargs):
+            for queue in queues:
+                queue.put_nowait(sweep)
+
+    pumping = asyncio.create_task(pump())
+    waits = [
+        first_event(trigger, listen(queue)) for trigger, queue in zip(triggers, queues, strict=True)
+    ]
+    async with asyncio.timeout(60):
+        events = await asyncio.gather(*waits, *others)
+    pumping.cancel()
+    return events[: len(triggers)]
