@@ -46,12 +46,14 @@ status: ## Show the health of each process that `make up` started
 	@$(RUN) -m scripts.local status
 
 lint: setup ## Check style, types, YAML, CloudFormation and the Dockerfile
-	@echo "ruff";      $(RUN) -m ruff check .
-	@echo "format";    $(RUN) -m ruff format --check .
-	@echo "mypy";      $(RUN) -m mypy
-	@echo "yamllint";  $(RUN) -m yamllint --strict .
-	@echo "cfn-lint";  .venv/bin/cfn-lint include/infra/*.yaml
-	@echo "hadolint";  .venv/bin/hadolint Dockerfile
+	@failed=; check() { echo "== $$*"; .venv/bin/"$$@" || failed="$$failed $$1"; }; \
+	check ruff check .; \
+	check ruff format --check .; \
+	check mypy; \
+	check yamllint --strict .; \
+	check cfn-lint include/infra/*.yaml; \
+	check hadolint Dockerfile; \
+	[ -z "$$failed" ] || { echo "== failed:$$failed" >&2; exit 1; }
 
 format: setup ## Let ruff format and mend what it can
 	@$(RUN) -m ruff format .
