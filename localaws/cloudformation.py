@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -144,6 +145,16 @@ class Referable:
 def own_client(service: str) -> Any:
     """Return a client through which resources are made."""
     return client(service, _ENDPOINT[0])
+
+
+@contextmanager
+def may_be_gone() -> Iterator[None]:
+    """Let a deletion pass whose resource went with another one: a table with its database."""
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("NoSuchBucket", "EntityNotFoundException"):
+            raise
 
 
 def _check_before(
@@ -342,7 +353,8 @@ class BucketPolicy(Referable, CloudFormationModel):
 
     def delete(self, account_id: str, region_name: str) -> None:
         """Detach it."""
-        own_client("s3").delete_bucket_policy(Bucket=self.name)
+        with may_be_gone():
+            own_client("s3").delete_bucket_policy(Bucket=self.name)
 
 
 class GlueDatabase(Referable, CloudFormationModel):
@@ -394,7 +406,8 @@ class GlueDatabase(Referable, CloudFormationModel):
 
     def delete(self, account_id: str, region_name: str) -> None:
         """Remove it."""
-        own_client("glue").delete_database(Name=self.name)
+        with may_be_gone():
+            own_client("glue").delete_database(Name=self.name)
 
 
 class GlueTable(Referable, CloudFormationModel):
@@ -450,11 +463,5 @@ class GlueTable(Referable, CloudFormationModel):
 
     def delete(self, account_id: str, region_name: str) -> None:
         """Remove it with its partitions."""
-        own_client("glue").delete_table(DatabaseName=self.database, Name=self.name)
-
-
-def parameters_of(template: dict[str, Any], values: dict[str, str]) -> Iterable[dict[str, str]]:
-    """Return those values that the template has parameters for, as CreateStack takes them."""
-    for name in template.get("Parameters") or {}:
-        if name in values:
-            yield {"ParameterKey": name, "ParameterValue": values[name]}
+        with may_be_gone():
+            own_client("glue").delete_table(DatabaseName=self.database, Name=self.name)

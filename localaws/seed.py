@@ -8,6 +8,7 @@ that changed is updated.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import yaml
 from botocore.exceptions import ClientError
 from moto.cloudformation.utils import yaml_tag_constructor
 
-from localaws.cloudformation import parameters_of
 from localaws.own_s3 import client
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def seed(folder: Path, endpoint_url: str) -> None:
     for path in paths:
         try:
             _deploy(cloudformation, f"local-{path.stem}", path.read_text())
-        except (ClientError, ValueError) as error:
+        except (ClientError, ValueError, yaml.YAMLError) as error:
             raise SeedError(f"{path}: {error}") from error
 
 
@@ -69,6 +69,13 @@ def _deploy(cloudformation: Any, stack: str, body: str) -> None:
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         raise ValueError(f"stack {stack} is {status}")
     log.info("stack %s: %s", stack, status)
+
+
+def parameters_of(template: dict[str, Any], values: dict[str, str]) -> Iterable[dict[str, str]]:
+    """Return those values that the template has parameters for, as CreateStack takes them."""
+    for name in template.get("Parameters") or {}:
+        if name in values:
+            yield {"ParameterKey": name, "ParameterValue": values[name]}
 
 
 def _existing(cloudformation: Any, stack: str) -> str | None:

@@ -42,8 +42,16 @@ class LockedApp:
     """
 
     def __init__(
-        self, locks: ServiceLocks, calls: CallCounter, faults: FaultPlan, control: Control
+        self,
+        locks: ServiceLocks,
+        calls: CallCounter,
+        faults: FaultPlan,
+        control: Control,
+        prepare: dict[str, Callable[[], None]] | None = None,
     ) -> None:
+        # by service, what is to be done before its first request; importing moto's CloudFormation
+        # takes longer than all the rest of a start
+        self.prepare = dict(prepare or {})
         self.moto = DomainDispatcherApplication(create_backend_app)
         self.locks = locks
         self.calls = calls
@@ -82,6 +90,7 @@ class LockedApp:
     def _call(self, service: str, operation: str, app: Any, environ: Environ) -> Answer:
         try:
             with self.locks.of(service):
+                self.prepare.pop(service, lambda: None)()
                 return run_app(app, environ)
         except NotImplementedError as error:
             message = f"localaws has no {service} {operation}: {error}"

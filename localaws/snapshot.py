@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import pickle
+import sys
 import uuid
 from importlib.metadata import version
 from pathlib import Path
@@ -73,6 +74,9 @@ class Snapshot:
         """Write the state down."""
         found: dict[str, dict[tuple[str, str], Any]] = {}
         for service in SERVICES:
+            if f"moto.{service}.models" not in sys.modules:
+                # nobody has used it
+                continue
             backends = moto.backends.get_backend(service)  # type: ignore[call-overload]
             with LOCKS.of(service):
                 found[service] = {
@@ -95,7 +99,7 @@ class Snapshot:
             home = moto.backends.get_backend(service)
             for (account, region), backend in backends.items():
                 home[account][region] = backend
-        for account, region in found["s3"]:
+        for account, region in found.get("s3", {}):
             for name, bucket in s3_backends[account][region].buckets.items():
                 s3_backends.bucket_accounts[name] = (bucket.partition, bucket.account_id)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 
-import localaws.cloudformation as cloudformation
 import localaws.emr.install as emr
 from localaws.calls import CallCounter
 from localaws.control import Control
@@ -31,20 +30,22 @@ class Stack:
         self.runner = Runner()
         calls, faults = CallCounter(), FaultPlan()
         self.control = Control(calls, faults, audits={"/localaws/emr/clusters": emr.audit})
-        app = LockedApp(LOCKS, calls, faults, self.control)
+        prepare = {"cloudformation": self._install_cloudformation}
+        app = LockedApp(LOCKS, calls, faults, self.control, prepare)
         self._server = bind(settings.host, settings.port, app)
         self.port = int(self._server.server_port)
         self.endpoint_url = f"http://{_reachable(settings.host)}:{self.port}"
         self._workspace: Workspace | None = None
         self._snapshot = Snapshot(settings.data) if settings.data else None
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
 
     def start(self) -> None:
         """Restore, serve, seed."""
         self._workspace = Workspace(self.settings, self.endpoint_url)
         s3 = OwnS3(self.endpoint_url)
         emr.install(Machinery(self.settings, self.runner, self._workspace, s3))
-        cloudformation.install(self.endpoint_url)
         if self._snapshot:
             self._snapshot.load()
             # a server that was killed wrote down nothing of what ran
@@ -54,6 +55,11 @@ class Stack:
             seed(self.settings.seed_templates, self.endpoint_url)
             self.control.seeded = True
         self.control.ready = True
+
+    def _install_cloudformation(self) -> None:
+        from localaws import cloudformation
+
+        cloudformation.install(self.endpoint_url)
 
     def stop(self) -> None:
         """End what runs, keep the data, remove the rest."""

@@ -233,6 +233,8 @@ class LocalEmrBackend(moto_emr.ElasticMapReduceBackend):
                         step.end("CANCELLED", SERVER_STOPPED)
                     step.end(INTERRUPTED, SERVER_STOPPED)
                 cluster.enter(TERMINATED_WITH_ERRORS, SERVER_STOPPED)
+                if cluster.id in self.lives:
+                    self.lives[cluster.id].end(Ending(SERVER_STOPPED, with_errors=True))
 
     def _modifiable(self, cluster_id: str) -> Cluster:
         cluster = self.cluster(cluster_id)

@@ -309,7 +309,9 @@ class Cluster:
         return next((step for step in self.steps if step.id == step_id), None)
 
     def enter(self, state: str, reason: Reason) -> None:
-        """Change the state."""
+        """Change the state; an ended cluster stays as it is."""
+        if self.has_ended:
+            return
         self.state, self.reason = state, reason
         if state in (RUNNING, "WAITING") and self.ready is None:
             self.ready = now()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,7 @@ def start_family(emr: Emr, folder: Path) -> list[int]:
     return pids
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_the_server(own: LocalAws, tmp_path: Path, number: int) -> None:
     pids = start_family(Emr(own), tmp_path)
 
@@ -53,6 +55,7 @@ def test_nothing_outlives_the_server(own: LocalAws, tmp_path: Path, number: int)
 def test_a_stop_in_order_leaves_no_folder(tmp_path: Path) -> None:
     with LocalAws(env={**QUICK, "TMPDIR": str(tmp_path)}, seed=False) as aws:
         during = list(tmp_path.glob("localaws-*"))
+        os.kill(aws.pid, signal.SIGINT)
         code = aws.stop()
 
     assert len(during) == 1
@@ -91,8 +94,8 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     until(lambda: not is_alive(pid), "the server to be gone", 10)
 
 
-def test_a_port_that_is_taken_is_named(own: LocalAws) -> None:
-    port = own.endpoint_url.rsplit(":", 1)[1]
+def test_a_port_that_is_taken_is_named(aws: LocalAws) -> None:
+    port = aws.endpoint_url.rsplit(":", 1)[1]
 
     with pytest.raises(LocalAwsError, match=f"127.0.0.1:{port}.*LOCALAWS_PORT"):
         LocalAws(port=int(port), seed=False).start()
@@ -100,8 +103,6 @@ def test_a_port_that_is_taken_is_named(own: LocalAws) -> None:
 
 def test_one_service_at_a_time_is_changed_by_one_thread(aws: LocalAws) -> None:
     """Stock moto loses updates of a counter that several threads add to."""
-    from concurrent.futures import ThreadPoolExecutor
-
     dynamodb = aws.client("dynamodb")
     dynamodb.create_table(
         TableName="counters",
@@ -127,8 +128,6 @@ def test_one_service_at_a_time_is_changed_by_one_thread(aws: LocalAws) -> None:
 
 
 def test_a_slow_client_holds_up_nobody(aws: LocalAws) -> None:
-    import socket
-
     host, port = aws.endpoint_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as half:
         # announces a body and does not send it
@@ -142,3 +141,20 @@ def test_a_slow_client_holds_up_nobody(aws: LocalAws) -> None:
         aws.client("emr").list_clusters()
 
     assert time.monotonic() - began < 5
+
+
+def test_logs_reach_s3_late_and_at_the_clusters_end_at_once() -> None:
+    settings = {**QUICK, "LOCALAWS_EMR_LOG_DELAY_SECONDS": "600"}
+    with LocalAws(env=settings, seed=False) as aws:
+        emr = Emr(aws)
+        emr.s3.create_bucket(Bucket=BUCKET)
+        cluster = emr.start()
+        (step,) = emr.add(cluster, "echo late")
+        emr.await_step(cluster, step, "COMPLETED")
+        early = emr.s3.list_objects_v2(Bucket=BUCKET)["KeyCount"]
+        emr.client.terminate_job_flows(JobFlowIds=[cluster])
+        emr.await_state(cluster, "TERMINATED")
+        late = emr.log(cluster, "steps", step, "stdout")
+
+    assert early == 0
+    assert late == "late\n"

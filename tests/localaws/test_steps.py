@@ -141,8 +141,8 @@ def test_a_step_has_no_power_over_this_machine(emr: Emr, cluster: str, command: 
 
 def test_s3_dist_cp_copies_what_matches(emr: Emr, cluster: str) -> None:
     for name in ("a/1.csv", "a/2.csv", "b/3.txt"):
-        emr.put(f"in/{name}", name)
-    source, target = f"s3://{BUCKET}/in", f"s3://{BUCKET}/copied"
+        emr.put(f"to-copy/{name}", name)
+    source, target = f"s3://{BUCKET}/to-copy", f"s3://{BUCKET}/copied"
     args = ["s3-dist-cp", f"--src={source}", f"--dest={target}", "--srcPattern=.*[.]csv"]
     step = {
         "Name": "copy",
