@@ -79,6 +79,8 @@ def main() -> None:
     """Print one table."""
     os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-bench-"))
     os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+    # As in production, whatever this shell has set: the first fork compiles, the others read.
+    sys.dont_write_bytecode = False
     import airflow.dag_processing.processor
     import airflow.sdk
 
