@@ -26,18 +26,19 @@ def main(argv: list[str]) -> int:
     from localaws.snapshot import SnapshotError
     from localaws.stack import Stack
 
-    stopping = threading.Event()
+    # a pipe and not an Event: a second signal within Event.set() would wait for the first for ever
+    stopping, stop = os.pipe()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, lambda *_: os.write(stop, b"x"))
     if arguments.until_stdin_ends:
-        threading.Thread(target=_await_end_of_stdin, args=(stopping,), daemon=True).start()
+        threading.Thread(target=_await_end_of_stdin, args=(stop,), daemon=True).start()
     stack = Stack(settings)
     try:
         stack.start()
         if arguments.port_file:
             _write_port(arguments.port_file, stack.port)
         log.info("localaws is ready on %s", stack.endpoint_url)
-        stopping.wait()
+        os.read(stopping, 1)
         log.info("localaws stops")
     except (SeedError, SnapshotError) as error:
         log.error("%s", error)
@@ -87,11 +88,11 @@ def _prepare_environment() -> None:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
-def _await_end_of_stdin(stopping: threading.Event) -> None:
+def _await_end_of_stdin(stop: int) -> None:
     # the other end of the pipe is held by whoever started this: it ends with them, even by SIGKILL
     while os.read(0, 4096):
         pass
-    stopping.set()
+    os.write(stop, b"x")
 
 
 def _write_port(path: Path, port: int) -> None:

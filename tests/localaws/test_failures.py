@@ -18,7 +18,7 @@ JAVA = (
     "\tat org.apache.spark.X.run(X.scala:1)\n"
     "Caused by: java.io.IOException: disk full\n\t... 3 more\n"
 )
-EXISTS = "org.apache.hadoop.mapred.FileAlreadyExistsException: Output directory s3://b/o already exists\n"
+EXISTS = "org.apache.x.FileAlreadyExistsException: Output directory s3://b/o is there\n"
 
 
 @pytest.mark.parametrize(
