@@ -118,6 +118,7 @@ class EmrTrigger(BaseEventTrigger):
             async for sweep in shared_stream:
                 now = time.time()
                 if key in sweep.states:
+                    self._note_change(known, sweep.states[key])
                     known = sweep.states[key]
                     unknown_since = None if known else unknown_since or now
                 outcome = self.verdict(known, now) if known else None
@@ -128,6 +129,12 @@ class EmrTrigger(BaseEventTrigger):
                 if outcome is not None:
                     yield TriggerEvent({"outcome": outcome, "state": (known or {}).get("State")})
                     return
+
+    def _note_change(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+        """Write a line into the task's log for each change of the state."""
+        state = after["State"] if after else "unknown to EMR"
+        if before is None or before["State"] != state:
+            self.log.info("%s is %s", self.watch.item, state)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait alone, as ``dag.test()`` does."""
