@@ -32,7 +32,11 @@ def main(argv: list[str]) -> int:
         signal.signal(number, lambda *_: os.write(stop, b"x"))
     if arguments.until_stdin_ends:
         threading.Thread(target=_await_end_of_stdin, args=(stop,), daemon=True).start()
-    stack = Stack(settings)
+    try:
+        stack = Stack(settings)
+    except SnapshotError as error:
+        log.error("%s", error)
+        return 1
     try:
         stack.start()
         if arguments.port_file:

@@ -17,6 +17,7 @@ pickle can run code when it is read.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -54,6 +55,13 @@ class Snapshot:
         self._generation = 1
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
+        # held as long as this process lives
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise SnapshotError(f"another localaws works on {folder}: stop it first") from error
 
     def load(self) -> None:
         """Take the state over, if there is one, and note that a server runs on it.

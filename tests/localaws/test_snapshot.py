@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from localaws.process import LocalAws
+from localaws.process import LocalAws, LocalAwsError
 from localaws.snapshot import Snapshot, SnapshotError
 from tests.localaws.conftest import BUCKET, QUICK, Emr
 
@@ -30,6 +30,8 @@ def test_data_and_history_outlive_a_stop_in_order(tmp_path: Path) -> None:
         running, waiting = emr.add(alive, "sleep 600", "true")
         emr.await_step(alive, running, "RUNNING")
         during = record(tmp_path)
+        with pytest.raises(LocalAwsError, match="another localaws works on"):
+            LocalAws(data=tmp_path, seed=False).start()
     stopped = record(tmp_path)
 
     with aws:
@@ -53,6 +55,7 @@ def test_data_and_history_outlive_a_stop_in_order(tmp_path: Path) -> None:
     assert (stopped["generation"], record(tmp_path)["generation"]) == (1, 2)
     assert stopped["id"] == record(tmp_path)["id"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "lock",
         "snapshot.json",
         "snapshot.pickle",
         "work",
