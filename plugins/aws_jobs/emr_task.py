@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,15 @@ from aws_jobs.aws_errors import call_patiently
 from aws_jobs.exceptions import InputError
 from aws_jobs.links.emr import EMR_LINKS, emr_links
 from aws_jobs.settings import Settings, load_settings
-from aws_jobs.submit_once import Interruption, Patience, Submission
+from aws_jobs.submit_once import Interruption, Patience, Submission, submit_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     import jinja2
     from airflow.sdk import BaseOperator, BaseOperatorLink, Context
+
+    from aws_jobs.submit_once import ExternalJob
 
     _Operator = BaseOperator
 else:
@@ -60,6 +63,8 @@ class EmrTaskMixin(_Operator):
         self.aws_conn_id = aws_conn_id
         self.poll_interval = poll_interval
         self.links: dict[str, str] = {}
+        self.started: list[str] = []
+        self.at_work = False
 
     @cached_property
     def settings(self) -> Settings:
@@ -86,13 +91,38 @@ class EmrTaskMixin(_Operator):
         return self.client("emr")
 
     def on_kill(self) -> None:
-        """Stop ``execute``, which ends the external job on its way out."""
-        self.interruption.kill()
+        """Stop ``execute``, which ends the external job on its way out.
 
-    def urgently(self, call: Callable[[Any], None]) -> None:
-        """Make one last call before SIGKILL; what it misses is the reaper's."""
+        Once ``execute`` is over, while Airflow notes the deferral or the result, there is nothing
+        left to stop: then the job is ended here.
+        """
+        if self.started and not self.at_work:
+            self.urgently()
+        else:
+            self.interruption.kill()
+
+    def submit(self, context: Context, job: ExternalJob) -> Submission:
+        """Submit once, and know what was started from then on."""
+        submission = submit_once(
+            context,
+            job,
+            deployment_id=self.settings.deployment_id,
+            interruption=self.interruption,
+            patience=self.patience,
+        )
+        self.started = list(submission.external_ids or [])
+        return submission
+
+    def end_started(self, emr: Any) -> None:
+        """End what this task has started, by one call; tasks that start nothing end nothing."""
+
+    def urgently(self) -> None:
+        """Make one last call before SIGKILL, which follows within seconds."""
+        if not self.started:
+            return
         try:
-            urgent_call("emr", self.aws_conn_id, self.settings.region, call)
+            urgent_call("emr", self.aws_conn_id, self.settings.region, self.end_started)
+            self.log.info("Ended %s: the task was killed", ", ".join(self.started))
         except Exception as error:
             self.log.warning("The last call before the end failed: %s", error)
 
@@ -107,6 +137,15 @@ class EmrTaskMixin(_Operator):
             "interval": self.poll_interval.total_seconds(),
             "end_on_kill": end_on_kill,
         }
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Mark the time in which a kill stops this task by an exception."""
+        self.at_work = True
+        try:
+            yield
+        finally:
+            self.at_work = False
 
     def show_links(self, cluster_id: str, step_id: str | None = None) -> None:
         """Offer links in the UI; without them the task goes on."""
@@ -171,12 +210,6 @@ def require_id(value: Any, what: str) -> str:
             ["the task that hands it over has not run, or was cleared: clear that one too"],
         )
     return value
-
-
-def remembered_ids(context: Context) -> list[str]:
-    """Return the ids of the external job that this task instance has started."""
-    submission = Submission.recall(context["task_state_store"])
-    return list((submission and submission.external_ids) or [])
 
 
 def in_future(span: timedelta) -> float:

@@ -168,6 +168,12 @@ def submit_once(
     return _submit(job, run_key, claim, store, interruption, patience)
 
 
+def remembered_ids(context: Context) -> list[str]:
+    """Return the ids of the external job that this task instance has started."""
+    submission = Submission.recall(context["task_state_store"])
+    return list((submission and submission.external_ids) or [])
+
+
 def finish(context: Context) -> None:
     """Note that the job has done its work, so that only a clear starts another."""
     store = context["task_state_store"]

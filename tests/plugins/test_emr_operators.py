@@ -186,6 +186,38 @@ def test_a_killed_create_ends_its_cluster(
     assert live() == []
 
 
+def test_a_create_that_is_killed_during_its_call_ends_its_cluster(
+    aws: LocalAws, ti: TaskInstance, live: Live
+) -> None:
+    """The kill is held back until the answer is remembered."""
+    operator = create()
+    ti.store.on_set = lambda key, value: operator.on_kill() if value["external_ids"] else None
+
+    with pytest.raises(TaskKilled):
+        start(operator, ti)
+
+    assert aws.count("emr", "RunJobFlow") == 1
+    assert live() == []
+
+
+def test_a_kill_while_airflow_notes_the_deferral_ends_the_cluster(
+    aws: LocalAws, ti: TaskInstance, live: Live
+) -> None:
+    operator = create()
+    start(operator, ti)
+
+    operator.on_kill()
+
+    assert live() == []
+
+
+def test_a_task_that_is_killed_before_it_began_starts_nothing(
+    aws: LocalAws, ti: TaskInstance
+) -> None:
+    with pytest.raises(TaskKilled):
+        create().on_kill()
+
+
 @pytest.mark.parametrize("fault", [TaskDeferralError, TaskDeferralTimeout])
 def test_a_fault_of_the_triggerer_ends_the_cluster(
     aws: LocalAws, ti: TaskInstance, live: Live, fault: type[Exception]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferralTimeout, TaskDeferred
 
 from aws_jobs.aws_errors import call_patiently, error_code, error_message
 from aws_jobs.emr_failures import EmrFailuresMixin
-from aws_jobs.emr_task import backstop, in_future, remembered_ids, require_id
+from aws_jobs.emr_task import backstop, in_future, require_id
 from aws_jobs.exceptions import TaskKilled
 from aws_jobs.identity import TAG_ENDS_BY
 from aws_jobs.job_flow import (
@@ -24,7 +24,7 @@ from aws_jobs.job_flow import (
     terminate_cluster,
 )
 from aws_jobs.job_flow_spec import conform_job_flow, conform_steps
-from aws_jobs.submit_once import finish, submit_once
+from aws_jobs.submit_once import finish, remembered_ids
 from aws_jobs.triggers.emr import EmrClusterTrigger, EmrStepTrigger
 from aws_jobs.verdicts import FailureClass
 
@@ -79,38 +79,36 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         job_flow, warnings = conform_job_flow(self.job_flow)
         for warning in warnings:
             self.log.warning("%s", warning)
-        try:
-            cluster_id = self._start(context, job_flow)
-            if not self.wait_until_ready:
+        with self.working():
+            try:
+                cluster_id = self._start(context, job_flow)
+                if self.wait_until_ready:
+                    self._wait(cluster_id)
                 finish(context)
-        except BaseException as error:
-            self._end_what_was_made(context, error)
-            raise
-        if not self.wait_until_ready:
-            return cluster_id
-        deadline = in_future(self.startup_budget)
-        self.defer(
-            trigger=EmrClusterTrigger(
-                cluster_id=cluster_id,
-                target="ready",
-                **self.trigger_arguments(deadline=deadline, end_on_kill=True),
-            ),
-            method_name="execute_complete",
-            kwargs={"cluster_id": cluster_id},
-            timeout=backstop(deadline),
-        )
+            except TaskDeferred:
+                raise
+            except BaseException as error:
+                self._end_what_was_made(context, error)
+                raise
+        return cluster_id
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
     ) -> Any:
         """Go on after a wait, and end the cluster on every way out but success."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferred:
-            raise
-        except BaseException as error:
-            self._end_what_was_made(context, error)
-            raise
+        with self.working():
+            try:
+                self.started = remembered_ids(context)
+                return super().resume_execution(next_method, next_kwargs, context)
+            except TaskDeferred:
+                raise
+            except BaseException as error:
+                self._end_what_was_made(context, error)
+                raise
+
+    def end_started(self, emr: Any) -> None:
+        """Terminate the cluster; a protected one is left to the next layers."""
+        emr.terminate_job_flows(JobFlowIds=self.started)
 
     def execute_complete(self, context: Context, event: dict[str, Any], cluster_id: str) -> str:
         """Return the id of a cluster that is ready; end and explain one that is not."""
@@ -133,27 +131,36 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
             "for-use-with-amazon-emr-managed-policies": "true",
             TAG_ENDS_BY: ends_by.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        submission = submit_once(
-            context,
-            ClusterJob(self.emr, job_flow, tags),
-            deployment_id=self.settings.deployment_id,
-            interruption=self.interruption,
-            patience=self.patience,
-        )
-        (cluster_id,) = submission.external_ids or []
+        submission = self.submit(context, ClusterJob(self.emr, job_flow, tags))
+        (cluster_id,) = self.started
         self.log.info("Cluster %s, run key %s", cluster_id, submission.digest)
         self.show_links(cluster_id)
         return cluster_id
 
+    def _wait(self, cluster_id: str) -> NoReturn:
+        deadline = in_future(self.startup_budget)
+        self.defer(
+            trigger=EmrClusterTrigger(
+                cluster_id=cluster_id,
+                target="ready",
+                **self.trigger_arguments(deadline=deadline, end_on_kill=True),
+            ),
+            method_name="execute_complete",
+            kwargs={"cluster_id": cluster_id},
+            timeout=backstop(deadline),
+        )
+
     def _end_what_was_made(self, context: Context, error: BaseException) -> None:
-        for cluster_id in remembered_ids(context):
-            if isinstance(error, TaskKilled):
-                self.urgently(lambda emr: emr.terminate_job_flows(JobFlowIds=[cluster_id]))  # noqa: B023
-                continue
-            try:
-                self._end(cluster_id)
-            except Exception as end_error:
-                self.log.error("Cluster %s could not be ended: %s", cluster_id, end_error)
+        self.started = remembered_ids(context)
+        if not self.started:
+            return
+        if isinstance(error, TaskKilled):
+            self.urgently()
+            return
+        try:
+            self._end(self.started[0])
+        except Exception as end_error:
+            self.log.error("Cluster %s could not be ended: %s", self.started[0], end_error)
 
     def _end(self, cluster_id: str) -> None:
         self.log.info("Ending cluster %s", cluster_id)
@@ -201,24 +208,14 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
         cluster_id = require_id(self.cluster_id, "cluster_id")
         steps = conform_steps([self.step])
         context["ti"].xcom_push(key="cluster_id", value=cluster_id)
-        try:
-            step_id = self._submit(context, cluster_id, steps)
-        except TaskKilled:
-            self._cancel_what_was_submitted(context)
-            raise
-        deadline = in_future(self.queued_budget + self.running_budget)
-        self.defer(
-            trigger=EmrStepTrigger(
-                cluster_id=cluster_id,
-                step_id=step_id,
-                queued_until=in_future(self.queued_budget),
-                running_seconds=self.running_budget.total_seconds(),
-                **self.trigger_arguments(deadline=deadline, end_on_kill=True),
-            ),
-            method_name="execute_complete",
-            kwargs={"cluster_id": cluster_id, "step_id": step_id},
-            timeout=backstop(deadline),
-        )
+        with self.working():
+            try:
+                step_id = self._submit(context, cluster_id, steps)
+                self._wait(cluster_id, step_id)
+            except TaskKilled:
+                self.started = remembered_ids(context)
+                self.urgently()
+                raise
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
@@ -227,11 +224,17 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
 
         After a fault of the triggerer the step goes on, and the retry reconnects to it.
         """
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskKilled, TaskDeferralTimeout):
-            self._cancel_what_was_submitted(context)
-            raise
+        with self.working():
+            try:
+                self.started = remembered_ids(context)
+                return super().resume_execution(next_method, next_kwargs, context)
+            except (TaskKilled, TaskDeferralTimeout):
+                self.urgently()
+                raise
+
+    def end_started(self, emr: Any) -> None:
+        """Cancel the step."""
+        cancel_steps(emr, self.cluster_id, self.started)
 
     def execute_complete(
         self, context: Context, event: dict[str, Any], cluster_id: str, step_id: str
@@ -251,17 +254,11 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
 
     def _submit(self, context: Context, cluster_id: str, steps: list[dict[str, Any]]) -> str:
         try:
-            submission = submit_once(
-                context,
-                StepsJob(self.emr, cluster_id, steps),
-                deployment_id=self.settings.deployment_id,
-                interruption=self.interruption,
-                patience=self.patience,
-            )
+            submission = self.submit(context, StepsJob(self.emr, cluster_id, steps))
         except Exception as error:
             self._explain_refusal(cluster_id, error)
             raise
-        (step_id,) = submission.external_ids or []
+        (step_id,) = self.started
         self.log.info("Step %s of cluster %s, run key %s", step_id, cluster_id, submission.digest)
         self.show_links(cluster_id, step_id)
         return step_id
@@ -276,9 +273,20 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
             reason = f"{error_message(error)} {verdict.reason}"
             self.fail(replace(verdict, state="REFUSED", reason=reason))
 
-    def _cancel_what_was_submitted(self, context: Context) -> None:
-        if step_ids := remembered_ids(context):
-            self.urgently(lambda emr: _note_cancel(emr, self.cluster_id, step_ids))
+    def _wait(self, cluster_id: str, step_id: str) -> NoReturn:
+        deadline = in_future(self.queued_budget + self.running_budget)
+        self.defer(
+            trigger=EmrStepTrigger(
+                cluster_id=cluster_id,
+                step_id=step_id,
+                queued_until=in_future(self.queued_budget),
+                running_seconds=self.running_budget.total_seconds(),
+                **self.trigger_arguments(deadline=deadline, end_on_kill=True),
+            ),
+            method_name="execute_complete",
+            kwargs={"cluster_id": cluster_id, "step_id": step_id},
+            timeout=backstop(deadline),
+        )
 
 
 class EmrSubmitStepsOperator(EmrFailuresMixin, BaseOperator):
@@ -307,23 +315,21 @@ class EmrSubmitStepsOperator(EmrFailuresMixin, BaseOperator):
         """
         cluster_id = require_id(self.cluster_id, "cluster_id")
         steps = conform_steps(self.steps)
-        try:
-            submission = submit_once(
-                context,
-                StepsJob(self.emr, cluster_id, steps),
-                deployment_id=self.settings.deployment_id,
-                interruption=self.interruption,
-                patience=self.patience,
-            )
-            finish(context)
-        except TaskKilled:
-            if step_ids := remembered_ids(context):
-                self.urgently(lambda emr: _note_cancel(emr, cluster_id, step_ids))
-            raise
-        step_ids = list(submission.external_ids or [])
-        self.log.info("Steps %s of cluster %s", ", ".join(step_ids), cluster_id)
+        with self.working():
+            try:
+                self.submit(context, StepsJob(self.emr, cluster_id, steps))
+                finish(context)
+            except TaskKilled:
+                self.started = remembered_ids(context)
+                self.urgently()
+                raise
+        self.log.info("Steps %s of cluster %s", ", ".join(self.started), cluster_id)
         self.show_links(cluster_id)
-        return step_ids
+        return self.started
+
+    def end_started(self, emr: Any) -> None:
+        """Cancel the steps."""
+        cancel_steps(emr, self.cluster_id, self.started)
 
 
 class EmrTerminateClusterOperator(EmrFailuresMixin, BaseOperator):
@@ -382,7 +388,3 @@ class EmrTerminateClusterOperator(EmrFailuresMixin, BaseOperator):
         verdict = self.judge_cluster(cluster_id, "timeout").verdict
         told = "it was told to terminate and has not: end it in the EMR console."
         self.fail(replace(verdict, reason=f"{told} {verdict.reason}"))
-
-
-def _note_cancel(emr: Any, cluster_id: str, step_ids: Sequence[str]) -> None:
-    cancel_steps(emr, cluster_id, step_ids)

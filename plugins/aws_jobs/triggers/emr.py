@@ -67,6 +67,7 @@ class EmrTrigger(BaseEventTrigger):
         self.unseen_seconds = unseen_seconds
         self.interval = interval
         self.end_on_kill = end_on_kill
+        self._noted = ""
 
     @property
     @abstractmethod
@@ -118,7 +119,7 @@ class EmrTrigger(BaseEventTrigger):
             async for sweep in shared_stream:
                 now = time.time()
                 if key in sweep.states:
-                    self._note_change(known, sweep.states[key])
+                    self._note_change(sweep.states[key])
                     known = sweep.states[key]
                     unknown_since = None if known else unknown_since or now
                 outcome = self.verdict(known, now) if known else None
@@ -130,10 +131,11 @@ class EmrTrigger(BaseEventTrigger):
                     yield TriggerEvent({"outcome": outcome, "state": (known or {}).get("State")})
                     return
 
-    def _note_change(self, before: dict[str, Any] | None, after: dict[str, Any] | None) -> None:
+    def _note_change(self, after: dict[str, Any] | None) -> None:
         """Write a line into the task's log for each change of the state."""
         state = after["State"] if after else "unknown to EMR"
-        if before is None or before["State"] != state:
+        if state != self._noted:
+            self._noted = state
             self.log.info("%s is %s", self.watch.item, state)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
