@@ -1,4 +1,4 @@
-"""The environment of every test: airflow.env, a home of its own, no account and no network of AWS."""
+"""The environment of every test: airflow.env, a home of its own, no account of AWS."""
 
 from __future__ import annotations
 
