@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -55,15 +56,22 @@ def pytest_terminal_summary(
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """PostgreSQL, localaws and Airflow's processes, with the project's DAGs and the tests' own."""
+def stack() -> Iterator[Stack]:
+    """PostgreSQL, localaws and Airflow's processes, with the project's DAGs and the tests' own.
+
+    Not below pytest's own folder: started by root, PostgreSQL runs as another user, from whom the
+    next pytest that starts on this machine would close it.
+    """
     settings = json.loads(read_env_file(ROOT / "airflow.env")["AIRFLOW_VAR_AWS_JOBS"])
-    with Stack(
-        ROOT,
-        tmp_path_factory.mktemp("stack"),
-        dags_folders=[ROOT / "dags", HERE / "dags"],
-        environ={"AIRFLOW_VAR_AWS_JOBS": json.dumps(settings | WAITS)},
-    ) as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="airflow-e2e-") as home,
+        Stack(
+            ROOT,
+            Path(home),
+            dags_folders=[ROOT / "dags", HERE / "dags"],
+            environ={"AIRFLOW_VAR_AWS_JOBS": json.dumps(settings | WAITS)},
+        ) as stack,
+    ):
         yield stack
 
 

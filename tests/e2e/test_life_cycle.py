@@ -13,7 +13,7 @@ CREATE, TERMINATE = "create_cluster", "terminate_cluster"
 ALL = {CREATE, "ingest", "report", TERMINATE, "check_output", "publish"}
 
 # What a run is asked for, by what happens to it then.
-RUNS = {
+RUNS: dict[str, dict[str, object]] = {
     "the first cluster fails to start": {"day": "2013-02-01", "failing_bootstraps": 1},
     "no cluster starts": {"day": "2013-02-02", "failing_bootstraps": 9},
     "`ingest` fails once": {"day": "2013-02-03", "failing_ingests": 1},
