@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -148,6 +149,16 @@ class World:
             "asset_events"
         ]
         return events
+
+    def scheduled_run(self, dag_id: str, timeout: float = 60) -> dict[str, Any]:
+        """Return the first run that the scheduler has made since the DAG was unpaused."""
+        give_up = time.monotonic() + timeout
+        while True:
+            for run in self.rest.runs(dag_id):
+                if run["run_type"] == "scheduled":
+                    return run
+            assert time.monotonic() < give_up, f"no scheduled run of {dag_id} in {timeout} s"
+            time.sleep(0.2)
 
     # What happens
 

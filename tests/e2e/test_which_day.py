@@ -30,7 +30,7 @@ def told(rest: AirflowRest, run_id: str) -> str:
 
 
 def test_a_scheduled_run_is_for_the_day_that_is_over(world: World) -> None:
-    (run,) = [run for run in world.rest.runs(DAG) if run["run_type"] == "scheduled"]
+    run = world.scheduled_run(DAG)
     run_after = datetime.fromisoformat(run["run_after"])
 
     day = told(world.rest, run["dag_run_id"])
@@ -86,7 +86,12 @@ def test_a_run_triggered_by_the_command_line_is_for_its_logical_date(world: Worl
 
 
 def test_dags_test_is_for_the_date_that_it_is_given(world: World) -> None:
-    printed = world.airflow("dags", "test", DAG, "2013-03-07")
+    # The scheduler would run the tasks of a run that it sees, beside the command.
+    world.rest.set_paused(DAG, True)
+    try:
+        printed = world.airflow("dags", "test", DAG, "2013-03-07")
+    finally:
+        world.rest.set_paused(DAG, False)
 
     assert "The day is 2013-03-07, from the logical date" in printed
 
@@ -116,7 +121,7 @@ def test_a_parameter_that_cannot_be_meant_is_refused_before_there_is_a_run(
 
 
 def test_a_scheduled_day_without_raw_data_is_skipped_and_starts_no_cluster(world: World) -> None:
-    (run,) = [run for run in world.rest.runs(DAILY) if run["run_type"] == "scheduled"]
+    run = world.scheduled_run(DAILY)
 
     case = world.end(Case("scheduled, without raw data", DAILY, run["dag_run_id"]))
 
