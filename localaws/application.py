@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import faulthandler
 import logging
 import os
 import signal
@@ -26,10 +27,14 @@ def main(argv: list[str]) -> int:
     from localaws.snapshot import SnapshotError
     from localaws.stack import Stack
 
-    # a pipe and not an Event: a second signal within Event.set() would wait for the first for ever
+    # Not an Event: a second signal within Event.set() would wait for the first for ever. And by
+    # set_wakeup_fd, which writes from whichever thread the signal reaches: a Python handler only
+    # runs when the main thread goes on, which a signal to another thread does not make it do.
     stopping, stop = os.pipe()
+    os.set_blocking(stop, False)
+    signal.set_wakeup_fd(stop, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os.write(stop, b"x"))
+        signal.signal(number, lambda *_: None)
     if arguments.until_stdin_ends:
         threading.Thread(target=_await_end_of_stdin, args=(stop,), daemon=True).start()
     try:
@@ -82,6 +87,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 
 
 def _prepare_environment() -> None:
+    # a server that hangs can be asked where: kill -USR1 writes every thread's stack to its log
+    faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.environ["MOTO_ACCOUNT_ID"] = ACCOUNT_ID
     # templates attach managed policies of AWS

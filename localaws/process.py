@@ -162,6 +162,9 @@ class LocalAws:
                 self._process.stdin.close()
             return code
         except subprocess.TimeoutExpired:
+            # the log then says where it hangs
+            self._process.send_signal(signal.SIGUSR1)
+            time.sleep(0.5)
             self._process.kill()
             self._process.wait()
             raise LocalAwsError(f"localaws did not stop. Its log:\n{self.log()[-4000:]}") from None

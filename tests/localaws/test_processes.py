@@ -27,9 +27,10 @@ MEMBERS = ("child", "grandchild", "stray")
 
 
 @pytest.fixture
-def own() -> Iterator[LocalAws]:
-    """A server that the test may kill."""
-    with LocalAws(env=QUICK, seed=False) as aws:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    """A server that the test may kill; what it cannot remove then is pytest's to remove."""
+    settings = {**QUICK, "TMPDIR": str(tmp_path_factory.mktemp("server"))}
+    with LocalAws(env=settings, seed=False) as aws:
         aws.client("s3").create_bucket(Bucket=BUCKET)
         yield aws
 
