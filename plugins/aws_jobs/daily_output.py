@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SUPERSEDED = {"Key": "superseded", "Value": "true"}
 
 _BUDGET = 120.0
+# How far S3's clock and the cluster's may be apart.
 _CLOCK_MARGIN = timedelta(minutes=5)
 
 
@@ -116,6 +117,7 @@ def publish(
     glue = aws_client("glue", aws_conn_id, settings.region)
     location = f"{output.report_uri}/delays/"
     parameters = {
+        "location": location,
         "published_by": published_by,
         "read_at": str(counts["read_at"]),
         "flights_location": f"{output.ingest_uri}/flights/",
@@ -127,7 +129,8 @@ def publish(
     published = (before or {}).get("Parameters", {})
     s3 = aws_client("s3", aws_conn_id, settings.region)
     if published.get("read_at", "") > parameters["read_at"]:
-        _let_expire(s3, output, published, also={_version(output.report_uri)})
+        kept = {_version(published["location"].removesuffix("/delays/"))}
+        _let_expire(s3, output, published, keep=kept, also={_version(output.report_uri)})
         raise AirflowSkipException(
             f"{output.day} is published already by {published.get('published_by')}, from raw data "
             f"read at {published['read_at']}; this run read it at {parameters['read_at']}"

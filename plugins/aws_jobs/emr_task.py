@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.bases.operator import BaseOperatorMeta
 
-from aws_jobs.aws_clients import aws_client, urgent_call
+from aws_jobs.aws_clients import aws_client
 from aws_jobs.aws_errors import call_patiently
 from aws_jobs.exceptions import InputError
 from aws_jobs.links.emr import EMR_LINKS, emr_links
 from aws_jobs.settings import Settings, load_settings
-from aws_jobs.submit_once import Interruption, Patience, Submission, submit_once
+from aws_jobs.submit_once import (
+    Interruption,
+    Patience,
+    Submission,
+    remembered_ids,
+    submit_once,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -65,6 +71,7 @@ class EmrTaskMixin(_Operator):
         self.links: dict[str, str] = {}
         self.started: list[str] = []
         self.at_work = False
+        self._urgent_emr: Any = None
 
     @cached_property
     def settings(self) -> Settings:
@@ -103,6 +110,7 @@ class EmrTaskMixin(_Operator):
 
     def submit(self, context: Context, job: ExternalJob) -> Submission:
         """Submit once, and know what was started from then on."""
+        self.prepare_for_a_kill()
         submission = submit_once(
             context,
             job,
@@ -113,15 +121,24 @@ class EmrTaskMixin(_Operator):
         self.started = list(submission.external_ids or [])
         return submission
 
+    def prepare_for_a_kill(self) -> None:
+        """Make the client for the last call now: a signal handler cannot ask for a connection."""
+        region = self.settings.region
+        self._urgent_emr = aws_client("emr", self.aws_conn_id, region, urgent=True)
+
+    def recall(self, context: Context) -> None:
+        """Know what this task instance has started, in this try or another."""
+        self.started = self.started or remembered_ids(context, self.interruption)
+
     def end_started(self, emr: Any) -> None:
         """End what this task has started, by one call; tasks that start nothing end nothing."""
 
     def urgently(self) -> None:
         """Make one last call before SIGKILL, which follows within seconds."""
-        if not self.started:
+        if not self.started or self._urgent_emr is None:
             return
         try:
-            urgent_call("emr", self.aws_conn_id, self.settings.region, self.end_started)
+            self.end_started(self._urgent_emr)
             self.log.info("Ended %s: the task was killed", ", ".join(self.started))
         except Exception as error:
             self.log.warning("The last call before the end failed: %s", error)

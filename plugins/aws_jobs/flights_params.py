@@ -27,7 +27,8 @@ RAW_COLUMNS = (
 )
 
 # The cluster's role reads below raw/ and writes below flights/ (include/infra/emr.yaml).
-_BELOW = r"(/[A-Za-z0-9_.-]+)*$"
+# No part begins with a dot, so none leads out; nor does a line end follow the text.
+_BELOW = r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$(?!\n)"
 
 DAY = Param(
     None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 
 TAG_DEPLOYMENT = "aws-jobs:deployment"
@@ -15,6 +16,8 @@ TAG_ENDS_BY = "aws-jobs:ends-by"
 
 # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-plan-tags.html
 _TAG_VALUE_LENGTH = 256
+# https://docs.aws.amazon.com/tag-editor/latest/userguide/tagging.html
+_NOT_IN_TAGS = re.compile(r"[^\w\s.:/=+\-@]")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ class RunKey:
             TAG_MAP_INDEX: str(self.map_index),
             TAG_RUN_KEY: self.digest,
         }
-        return {key: value[:_TAG_VALUE_LENGTH] for key, value in tags.items()}
+        return {
+            key: _NOT_IN_TAGS.sub("_", value)[:_TAG_VALUE_LENGTH] for key, value in tags.items()
+        }
 
     def next_generation(self) -> RunKey:
         """Return the key of the next submission for the same task instance and epoch."""

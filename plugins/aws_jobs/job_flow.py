@@ -32,7 +32,7 @@ STEP_IDS_PER_CALL = 10
 _NOT_FOUND_CODES = frozenset({"InvalidRequestException", "ValidationException"})
 _CAPACITY_CODES = frozenset({"INSTANCE_FAILURE", "INSTANCE_FLEET_TIMEOUT"})
 _CAPACITY_TEXT = re.compile(
-    r"insufficient.?instance.?capacity|insufficient capacity|spot|Host EC2 .* terminated", re.I
+    r"insufficient.?instance.?capacity|insufficient capacity|\bspot\b|Host EC2 .* terminated", re.I
 )
 _MEMORY_TEXT = re.compile(
     r"OutOfMemory|exit (?:code|status):? *137|exceeding (?:physical )?memory limits"
@@ -177,21 +177,21 @@ class StepsJob:
 
     def find_job(self, run_key: RunKey, since: datetime) -> list[str] | None:
         """Look for the run key in the names of the cluster's steps."""
-        names: dict[str, str] = {}
+        found: dict[int, str] = {}
         try:
             for page in self.emr.get_paginator("list_steps").paginate(ClusterId=self.scope):
-                names |= {step["Name"]: step["Id"] for step in page["Steps"]}
+                for step in page["Steps"]:
+                    for index in range(len(self.steps)):
+                        if step["Name"].endswith(mark(run_key, index=index)):
+                            # The newest comes first.
+                            found.setdefault(index, step["Id"])
         except Exception as error:
             if is_unknown_id(error):
                 return None
             raise
-        found = [
-            step_id
-            for index in range(len(self.steps))
-            for name, step_id in names.items()
-            if name.endswith(mark(run_key, index=index))
-        ]
-        return found if len(found) == len(self.steps) else None
+        if len(found) < len(self.steps):
+            return None
+        return [found[index] for index in range(len(self.steps))]
 
     def get_job_status(self, external_ids: Sequence[str]) -> str | None:
         """Return the state of the steps together: that of the one that is furthest from success."""

@@ -28,6 +28,8 @@ _FIRST_SECONDS = 1.0
 _AGE_SHARE = 0.1
 # Newcomers wait this long for others, so that they are asked for together.
 _GATHER_SECONDS = 0.25
+# A trigger's event comes this long after its start, at the earliest.
+SETTLE_SECONDS = 4.0
 # A sweep comes at least this often, so that waiters see their deadlines pass while AWS is silent.
 _TICK_SECONDS = 5.0
 
@@ -52,11 +54,11 @@ class Watch:
 
 
 class Watchlist:
-    """All watches of one stream; the stream is woken when one is added."""
+    """All watches of one stream; who asks for them is woken when one is added."""
 
     def __init__(self) -> None:
-        self._watches: dict[Hashable, list[Watch]] = defaultdict(list)
-        self.wake: asyncio.Event | None = None
+        self._watches: dict[Hashable, list[Watch]] = {}
+        self.wakes: list[asyncio.Event] = []
 
     def groups(self) -> Mapping[Hashable, Sequence[Watch]]:
         """Return the watches by what can be asked for in one call."""
@@ -65,9 +67,9 @@ class Watchlist:
     @contextmanager
     def watching(self, watch: Watch) -> Iterator[None]:
         """Keep a watch on the list."""
-        self._watches[watch.group].append(watch)
-        if self.wake is not None:
-            self.wake.set()
+        self._watches.setdefault(watch.group, []).append(watch)
+        for wake in self.wakes:
+            wake.set()
         try:
             yield
         finally:
@@ -127,9 +129,9 @@ class CallRate:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one call answered: the states of some ids, None for an id that AWS does not know.
+    """What one call answered: the status of some ids, None for an id that AWS does not know.
 
-    An empty sweep says only that time has passed.
+    A text is AWS's refusal to say. An empty sweep says only that time has passed.
     """
 
     states: Mapping[tuple[Hashable, str], Any] = field(default_factory=dict)
@@ -142,28 +144,60 @@ class Ask(Protocol):
         """Yield the states that each call answered."""
 
 
-async def sweeps(waiting: Watchlist, ask: Ask) -> AsyncIterator[Sweep]:
-    """Ask for all that is watched, for ever, and never raise: waiters wait while AWS fails."""
-    waiting.wake = asyncio.Event()
+def _all(group: Hashable) -> bool:
+    return True
+
+
+async def sweeps(
+    waiting: Watchlist, ask: Ask, lanes: Sequence[Callable[[Hashable], bool]] = (_all,)
+) -> AsyncIterator[Sweep]:
+    """Ask for all that is watched, for ever, and never raise: waiters wait while AWS fails.
+
+    :param lanes: which groups are asked for one after the other. Lanes do not wait for each other,
+        so a call that has to wait for its quota delays only those that need the same.
+    """
+    answers: asyncio.Queue[Sweep] = asyncio.Queue()
+    tasks = [asyncio.create_task(_ask_in_lane(waiting, ask, lane, answers)) for lane in lanes]
+    try:
+        while True:
+            try:
+                yield await asyncio.wait_for(answers.get(), timeout=_TICK_SECONDS)
+            except TimeoutError:
+                yield Sweep()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _ask_in_lane(
+    waiting: Watchlist,
+    ask: Ask,
+    lane: Callable[[Hashable], bool],
+    answers: asyncio.Queue[Sweep],
+) -> None:
+    wake = asyncio.Event()
+    waiting.wakes.append(wake)
     asked: dict[Hashable, _Asked] = defaultdict(_Asked)
-    while True:
-        group, due = _next_due(waiting, asked)
-        if due > time.monotonic():
-            yield Sweep()
-            await _sleep_until(due, waiting.wake)
-            continue
-        items = list(dict.fromkeys(watch.item for watch in waiting.groups()[group]))
-        asked[group].at = time.monotonic()
-        try:
-            async for sweep in ask(group, items):
-                yield sweep
-            asked[group].failures = 0
-        except Exception as error:
-            asked[group].failures += 1
-            _report(error, group)
-            yield Sweep()
-        for gone in asked.keys() - waiting.groups().keys():
-            del asked[gone]
+    try:
+        while True:
+            groups = {group: w for group, w in waiting.groups().items() if lane(group)}
+            group, due = _next_due(groups, asked)
+            if due > time.monotonic():
+                await _sleep_until(due, wake)
+                continue
+            items = list(dict.fromkeys(watch.item for watch in groups[group]))
+            asked[group].at = time.monotonic()
+            try:
+                async for sweep in ask(group, items):
+                    answers.put_nowait(sweep)
+                asked[group].failures = 0
+            except Exception as error:
+                asked[group].failures += 1
+                _report(error, group)
+            for gone in asked.keys() - waiting.groups().keys():
+                del asked[gone]
+    finally:
+        waiting.wakes.remove(wake)
 
 
 @dataclass
@@ -179,11 +213,13 @@ class _Asked:
         return 0.5 * 2 ** min(self.failures, 6) if self.failures else 0.0
 
 
-def _next_due(waiting: Watchlist, asked: Mapping[Hashable, _Asked]) -> tuple[Hashable, float]:
+def _next_due(
+    groups: Mapping[Hashable, Sequence[Watch]], asked: Mapping[Hashable, _Asked]
+) -> tuple[Hashable, float]:
     """Return the group that is due first, and when; a tick where nothing is."""
     now = time.monotonic()
     first: tuple[Hashable, float] = (None, now + _TICK_SECONDS)
-    for group, watches in waiting.groups().items():
+    for group, watches in groups.items():
         last = asked[group].at
         newest = max(watch.since for watch in watches)
         wait = max(min(watch.pace(now) for watch in watches), asked[group].backoff)
@@ -208,6 +244,17 @@ def _report(error: Exception, group: Hashable) -> None:
         log.info("AWS did not answer for %s: %s", group, error)
     else:
         log.warning("Asking for %s failed: %s", group, error, exc_info=error)
+
+
+async def settle(began: float) -> None:
+    """Let Airflow note the deferral before its end: at once, the task would lose a try.
+
+    The scheduler takes the end of a worker's process for that of its task when the task is queued
+    again by then (apache/airflow#71580).
+
+    :param began: when the trigger began, by the monotonic clock.
+    """
+    await asyncio.sleep(max(0.0, began + SETTLE_SECONDS - time.monotonic()))
 
 
 async def paced(rate: CallRate, call: Callable[..., Any], **arguments: Any) -> Any:

@@ -15,6 +15,8 @@ DeploymentId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,30}[
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 BucketName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+# https://docs.aws.amazon.com/tag-editor/latest/userguide/tagging.html
+TagValue = Annotated[str, StringConstraints(pattern=r"^[\w\s.:/=+\-@]+$", max_length=256)]
 Prefix = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*$")
 ]
@@ -38,8 +40,8 @@ class Settings(BaseModel):
     emr_instance_profile: Name
     emr_subnet_id: Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-z]+$")]
     glue_database: Name
-    owner: Name
-    cost_centre: Name
+    owner: TagValue
+    cost_centre: TagValue
     quota_share: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of the account's API quotas that one triggerer may use: others use them too."""
     lookup_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 30.0

@@ -96,7 +96,11 @@ class Submission:
 
 
 class Interruption:
-    """Turns ``on_kill`` into TaskKilled, but not between a call and the memory of its result."""
+    """Turns ``on_kill`` into TaskKilled, but not between a call and the memory of its result.
+
+    Nor in the middle of what a task says to its supervisor: an answer that nobody has read would be
+    taken for that to the next question.
+    """
 
     def __init__(self) -> None:
         self._held = 0
@@ -115,11 +119,32 @@ class Interruption:
         self._held += 1
         try:
             yield
+        except Exception as error:
+            if self._pending:
+                raise TaskKilled("The task was killed") from error
+            raise
         finally:
             self._held -= 1
         if self._pending and not self._held:
-            self._pending = False
             raise TaskKilled("The task was killed")
+
+
+class HeldStore:
+    """The task state store, with each question asked and answered before a kill is heeded."""
+
+    def __init__(self, store: Any, interruption: Interruption) -> None:
+        self._store = store
+        self._interruption = interruption
+
+    def get(self, key: str) -> Any:
+        """Read a value."""
+        with self._interruption.held_back():
+            return self._store.get(key)
+
+    def set(self, key: str, value: Any, *, retention: Any) -> None:
+        """Write a value."""
+        with self._interruption.held_back():
+            self._store.set(key, value, retention=retention)
 
 
 @dataclass(frozen=True)
@@ -148,7 +173,7 @@ def submit_once(
         outcome; the next try looks again.
     :raises botocore.exceptions.ClientError: where AWS refuses the submission.
     """
-    store = context["task_state_store"]
+    store = HeldStore(context["task_state_store"], interruption)
     before = Submission.recall(store)
     epoch = _epoch(before, context)
     run_key = _run_key(context, deployment_id, epoch)
@@ -157,9 +182,15 @@ def submit_once(
         _end_left_over(before, replace(run_key, epoch=before.epoch), job, patience)
         before = None
     if before is not None:
+        _count("reconnect_attempt", job)
         run_key = replace(run_key, generation=before.generation)
-        if (resumed := _resume(before, run_key, job, patience, store)) is not None:
-            return resumed
+        if before.scope != job.scope:
+            log.info("What this task remembers belongs to %s, not to %s", before.scope, job.scope)
+            _end_left_over(before, run_key, job, patience)
+        else:
+            before = _find_unremembered(before, run_key, job, patience, store)
+            if before.external_ids is not None and _goes_on(before, job, patience):
+                return before
         if before.external_ids is not None:
             run_key = run_key.next_generation()
     _count("fresh_submit", job)
@@ -168,15 +199,15 @@ def submit_once(
     return _submit(job, run_key, claim, store, interruption, patience)
 
 
-def remembered_ids(context: Context) -> list[str]:
+def remembered_ids(context: Context, interruption: Interruption) -> list[str]:
     """Return the ids of the external job that this task instance has started."""
-    submission = Submission.recall(context["task_state_store"])
+    submission = Submission.recall(HeldStore(context["task_state_store"], interruption))
     return list((submission and submission.external_ids) or [])
 
 
-def finish(context: Context) -> None:
+def finish(context: Context, interruption: Interruption) -> None:
     """Note that the job has done its work, so that only a clear starts another."""
-    store = context["task_state_store"]
+    store = HeldStore(context["task_state_store"], interruption)
     if (submission := Submission.recall(store)) is not None:
         replace(submission, finished=True).remember(store)
 
@@ -184,13 +215,13 @@ def finish(context: Context) -> None:
 def _epoch(before: Submission | None, context: Context) -> int:
     """Tell a retry from a clear.
 
-    ``max_tries`` grows with the clear of this task, except where it was running; then it has been
+    A clear of this task sets ``max_tries`` anew, except where it was running; then it has been
     ended by ``on_kill``, or had finished. ``clear_number`` grows with the clear of any task.
     """
     if before is None:
         return 0
     max_tries, clear_number = _clear_marks(context)
-    cleared = max_tries > before.max_tries or (
+    cleared = max_tries != before.max_tries or (
         before.finished and clear_number > before.clear_number
     )
     return before.epoch + cleared
@@ -232,39 +263,36 @@ def _end_left_over(left: Submission, run_key: RunKey, job: ExternalJob, patience
         call_patiently(lambda: old_job.end_job(external_ids), budget=patience.submit_budget)
 
 
-def _resume(
+def _find_unremembered(
     before: Submission, run_key: RunKey, job: ExternalJob, patience: Patience, store: Any
-) -> Submission | None:
-    """Return the job of the try before where it goes on or has succeeded, else None."""
-    _count("reconnect_attempt", job)
-    if before.scope != job.scope:
-        log.info("What this task remembers belongs to %s, not to %s", before.scope, job.scope)
-        _end_left_over(before, run_key, job, patience)
-        return None
-    if before.external_ids is None:
-        log.info("The try before died while it submitted %s: looking for it", run_key.digest)
-        found = _look_up(job, run_key, before, patience)
-        if found is None:
-            log.info("Nothing with run key %s was found: submitting", run_key.digest)
-            return None
-        before = replace(before, external_ids=found).remember(store)
+) -> Submission:
+    """Complete the memory of a try that died while it submitted, where its job is found."""
+    if before.external_ids is not None:
+        return before
+    log.info("The try before died while it submitted %s: looking for it", run_key.digest)
+    found = _look_up(job, run_key, before, patience)
+    if found is None:
+        log.info("Nothing with run key %s was found: submitting", run_key.digest)
+        return before
+    return replace(before, external_ids=found).remember(store)
+
+
+def _goes_on(before: Submission, job: ExternalJob, patience: Patience) -> bool:
+    """Whether the job of the try before runs, or has done its work."""
     external_ids = before.external_ids or []
+    names = ", ".join(external_ids)
     status = _known_status(job, external_ids, patience)
     if status is not None and job.is_job_active(status):
         _count("reconnect_success", job)
-        log.info("Reconnecting to %s, which is %s", ", ".join(external_ids), status)
-        return before
+        log.info("Reconnecting to %s, which is %s", names, status)
+        return True
     if status is not None and job.is_job_succeeded(status):
         _count("already_succeeded", job)
-        log.info("%s has succeeded already", ", ".join(external_ids))
-        return before
+        log.info("%s has succeeded already", names)
+        return True
     _count("terminal_resubmit", job)
-    log.warning(
-        "%s is %s: submitting again",
-        ", ".join(external_ids),
-        status or "unknown to AWS",
-    )
-    return None
+    log.warning("%s is %s: submitting again", names, status or "unknown to AWS")
+    return False
 
 
 def _known_status(job: ExternalJob, external_ids: Sequence[str], patience: Patience) -> str | None:

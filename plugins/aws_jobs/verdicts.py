@@ -27,8 +27,8 @@ NEXT_STEPS = {
     FailureClass.MEMORY: "Memory ran out: give the executors or the driver more, then run again.",
     FailureClass.BOOTSTRAP: "A bootstrap action failed: mend its script; a retry makes a new "
     "cluster.",
-    FailureClass.TIMEOUT: "The time budget of the task is used up, and what ran was ended: see why "
-    "it was slow, or raise the budget.",
+    FailureClass.TIMEOUT: "The time budget of the task is used up: see why it took so long, or "
+    "raise the budget.",
     FailureClass.LOST: "AWS does not know it any more: look at what it wrote before it runs again.",
     FailureClass.CANCELLED: "Somebody cancelled it: clear the task to run it again.",
     FailureClass.CLUSTER_LOST: "The cluster is gone: clear this task, and a new cluster, this step "

@@ -33,6 +33,10 @@ def aws(localaws_process: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.setenv(name, value)
     settings = {**SETTINGS, "lookup_grace_seconds": 1, "log_wait_seconds": 2}
     monkeypatch.setenv("AIRFLOW_VAR_AWS_JOBS", json.dumps(settings))
+    # There is no scheduler here whose notes a trigger must wait for.
+    monkeypatch.setattr("aws_jobs.polling.SETTLE_SECONDS", 0.0)
+    # Each test has the account's whole quota.
+    monkeypatch.setattr("aws_jobs.emr_polling._asks", {})
     localaws_process.set_faults([])
     localaws_process.reset_calls()
     yield localaws_process

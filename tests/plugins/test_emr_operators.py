@@ -335,6 +335,31 @@ def test_a_step_that_runs_too_long_is_cancelled(
     assert states in (["CANCELLED"], ["CANCEL_PENDING"])
 
 
+def test_a_step_that_completes_while_its_waiter_gives_up_has_completed(
+    aws: LocalAws, cluster_id: str, ti: TaskInstance
+) -> None:
+    operator = step(cluster_id, "true")
+    deferred = start(operator, ti)
+    wait(deferred)
+
+    late = {"outcome": "timeout", "state": "RUNNING"}
+
+    assert resume(operator, ti, deferred, late) == deferred.trigger.step_id
+
+
+def test_a_retry_that_is_refused_ends_the_cluster_of_the_try_before(
+    aws: LocalAws, ti: TaskInstance, live: Live
+) -> None:
+    """A worker died while its cluster started, and a deploy brought a request that is not valid."""
+    start(create(), ti)
+
+    ti.retry()
+    with pytest.raises(InvalidRequestError):
+        start(create(job_flow=job_flow(Colour="red")), ti)
+
+    assert live() == []
+
+
 def test_a_step_that_queues_too_long_is_cancelled(
     aws: LocalAws, cluster_id: str, ti: TaskInstance
 ) -> None:

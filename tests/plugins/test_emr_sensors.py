@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from aws_jobs.exceptions import ExternalJobError, InputError
+from aws_jobs.exceptions import InputError
 from aws_jobs.sensors.emr import EmrClusterSensor, EmrStepSensor
 from localaws.process import LocalAws
 from tests.plugins.harness import TaskInstance, bash_step, run, start
@@ -85,7 +85,7 @@ def test_a_sensors_time_is_bounded_and_the_step_goes_on(
 ) -> None:
     step_id = step_of(aws, cluster_id, "sleep 30")
 
-    with pytest.raises(ExternalJobError, match="time budget"):
+    with pytest.raises(AirflowFailException, match="time budget"):
         run(step_sensor(cluster_id, step_id, timeout=2), ti)
 
     assert aws.count("emr", "CancelSteps") == 0

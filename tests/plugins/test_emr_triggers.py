@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from airflow.sdk._shared.module_loading import import_string
 
+from aws_jobs import emr_polling
+from aws_jobs.emr_polling import CLUSTERS, EmrAsk
 from aws_jobs.polling import Sweep, watchlist
 from aws_jobs.triggers.emr import EmrClusterTrigger, EmrStepTrigger, EmrTrigger
 from aws_jobs.triggers.s3 import S3ObjectTrigger
@@ -152,6 +154,64 @@ def test_the_deadline_ends_the_wait_although_aws_is_silent() -> None:
         yield Sweep()
 
     assert asyncio.run(first_event(trigger, silence()))["outcome"] == "timeout"
+
+
+def test_what_was_known_once_is_no_reason_to_give_up_later() -> None:
+    """One look, then silence: only the deadline ends the wait."""
+    pending = step_trigger(queued_until=time.time() + 0.2)
+    unknown = cluster_trigger(unseen_seconds=0.2)
+
+    async def one_look_then_silence(status: dict[str, Any] | None, trigger: EmrTrigger) -> Any:
+        async def stream() -> AsyncIterator[Sweep]:
+            yield Sweep({(trigger.watch.group, trigger.watch.item): status})
+            await asyncio.sleep(0.3)
+            yield Sweep()
+
+        return await first_event(trigger, stream())
+
+    queued = {"State": "PENDING", "StartedAt": None}
+    assert asyncio.run(one_look_then_silence(queued, pending)) is None
+    assert asyncio.run(one_look_then_silence(None, unknown)) is None
+
+
+def test_an_event_waits_until_airflow_has_noted_the_deferral(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aws_jobs.polling.SETTLE_SECONDS", 0.5)
+    began = time.monotonic()
+
+    hear(cluster_trigger(), {"State": "WAITING"})
+
+    assert time.monotonic() - began >= 0.5
+
+
+def test_an_id_that_may_not_be_asked_for_does_not_hide_its_neighbours() -> None:
+    from botocore.exceptions import ClientError
+
+    class Emr:
+        def describe_cluster(self, **arguments: str) -> dict[str, Any]:
+            if arguments["ClusterId"] == "j-THEIRS":
+                error = {"Code": "AccessDeniedException", "Message": "not yours"}
+                raise ClientError({"Error": error}, "DescribeCluster")  # type: ignore[typeddict-item]
+            return {"Cluster": {"Id": arguments["ClusterId"], "Status": {"State": "WAITING"}}}
+
+    async def ask() -> dict[Any, Any]:
+        emr = EmrAsk(None, None, 1.0)
+        emr._client = Emr()
+        wanted = ["j-1", "j-2", "j-THEIRS", "j-3"]
+        return {k: v async for sweep in emr(CLUSTERS, wanted) for k, v in sweep.states.items()}
+
+    states = asyncio.run(ask())
+
+    assert states.pop((CLUSTERS, "j-THEIRS")) == "not yours"
+    assert [state["State"] for state in states.values()] == ["WAITING"] * 3
+
+
+def test_quotas_hold_from_one_stream_to_the_next(aws: LocalAws, cluster_id: str) -> None:
+    for _ in range(3):
+        asyncio.run(first_event(cluster_trigger(cluster_id)))
+
+    assert len(emr_polling._asks) == 1
 
 
 def test_an_unknown_id_is_given_time_to_appear(aws: LocalAws) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from aws_jobs.exceptions import TaskKilled
 from aws_jobs.operators.emr import EmrCreateClusterOperator, EmrStepOperator, EmrSubmitStepsOperator
-from aws_jobs.submit_once import STATE_KEY, Interruption, Patience
+from aws_jobs.submit_once import STATE_KEY, HeldStore, Interruption, Patience
 from localaws.process import LocalAws
-from tests.plugins.harness import TaskInstance, bash_step, job_flow, run, start
+from tests.plugins.harness import TaskInstance, TaskStateStore, bash_step, job_flow, run, start
 
 
 class Died(BaseException):
@@ -183,6 +183,35 @@ def test_a_retry_after_the_cluster_ended_starts_the_next_generation(
     assert ti.store.values[STATE_KEY]["generation"] == 1
 
 
+def test_a_job_that_was_found_dead_is_not_found_again(
+    aws: LocalAws, ti: TaskInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two deaths in a row: the second look-up must find the second cluster, not the dead first."""
+    dies(create(), ti, monkeypatch, with_id=True)
+    (first,) = [each["id"] for each in aws.clusters() if each["tags"]["aws-jobs:run"] == ti.run_id]
+    aws.client("emr").terminate_job_flows(JobFlowIds=[first])
+    ti.retry()
+    ti.store.values[STATE_KEY] |= {"external_ids": None}
+    second_call = {"service": "emr", "operation": "RunJobFlow", "kind": "lost_answer", "count": 1}
+    aws.set_faults([second_call])
+
+    second = run(create(), ti)
+
+    assert second != first
+    assert started(aws) + aws.calls()["emr"]["RunJobFlow"].get("lost", 0) == 2
+
+
+def test_a_clear_is_seen_although_retries_were_lowered(aws: LocalAws, ti: TaskInstance) -> None:
+    first = start(EmrCreateClusterOperator(task_id="create", job_flow=job_flow()), ti)
+
+    ti.retries = 0
+    ti.clear()
+    second = start(EmrCreateClusterOperator(task_id="create", job_flow=job_flow()), ti)
+
+    assert ti.max_tries == 1
+    assert first.trigger.cluster_id != second.trigger.cluster_id
+
+
 def test_a_clear_starts_anew_and_ends_what_it_left(aws: LocalAws, ti: TaskInstance) -> None:
     operator = EmrCreateClusterOperator(task_id="create", job_flow=job_flow())
     first = start(operator, ti).trigger.cluster_id
@@ -294,6 +323,29 @@ def test_a_kill_waits_until_the_answer_is_remembered() -> None:
     with pytest.raises(TaskKilled):
         submit()
     assert seen == ["remembered"]
+
+
+def test_a_kill_during_a_call_that_fails_is_not_forgotten() -> None:
+    interruption = Interruption()
+
+    def submit() -> None:
+        with interruption.held_back():
+            interruption.kill()
+            raise ConnectionError("throttled, or timed out")
+
+    with pytest.raises(TaskKilled):
+        submit()
+
+
+def test_a_kill_does_not_tear_what_the_task_says_to_its_supervisor() -> None:
+    interruption = Interruption()
+    store = TaskStateStore()
+    store.on_set = lambda key, value: interruption.kill()
+
+    with pytest.raises(TaskKilled):
+        HeldStore(store, interruption).set("key", "value", retention=None)
+
+    assert store.values == {"key": "value"}
 
 
 def test_a_kill_at_any_other_time_stops_at_once() -> None:

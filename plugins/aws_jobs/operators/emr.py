@@ -24,7 +24,7 @@ from aws_jobs.job_flow import (
     terminate_cluster,
 )
 from aws_jobs.job_flow_spec import conform_job_flow, conform_steps
-from aws_jobs.submit_once import finish, remembered_ids
+from aws_jobs.submit_once import finish
 from aws_jobs.triggers.emr import EmrClusterTrigger, EmrStepTrigger
 from aws_jobs.verdicts import FailureClass
 
@@ -54,7 +54,6 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
     template_fields: Sequence[str] = ("job_flow",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"job_flow": "json"}
     ui_color = "#f9d9b0"
-    no_retry = frozenset({FailureClass.REFUSED})
 
     def __init__(
         self,
@@ -76,15 +75,12 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
 
         :raises InvalidRequestError: with every problem of the job flow, before it costs money.
         """
-        job_flow, warnings = conform_job_flow(self.job_flow)
-        for warning in warnings:
-            self.log.warning("%s", warning)
         with self.working():
             try:
-                cluster_id = self._start(context, job_flow)
+                cluster_id = self._start(context)
                 if self.wait_until_ready:
                     self._wait(cluster_id)
-                finish(context)
+                finish(context, self.interruption)
             except TaskDeferred:
                 raise
             except BaseException as error:
@@ -98,7 +94,8 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         """Go on after a wait, and end the cluster on every way out but success."""
         with self.working():
             try:
-                self.started = remembered_ids(context)
+                self.recall(context)
+                self.prepare_for_a_kill()
                 return super().resume_execution(next_method, next_kwargs, context)
             except TaskDeferred:
                 raise
@@ -114,14 +111,17 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         """Return the id of a cluster that is ready; end and explain one that is not."""
         self.show_links(cluster_id)
         if event["outcome"] == "ready":
-            finish(context)
+            finish(context, self.interruption)
             self.log.info("Cluster %s is %s", cluster_id, event["state"])
             return cluster_id
         finding = self.judge_cluster(cluster_id, event["outcome"])
         self._end(cluster_id)
         self.explain(finding)
 
-    def _start(self, context: Context, job_flow: dict[str, Any]) -> str:
+    def _start(self, context: Context) -> str:
+        job_flow, warnings = conform_job_flow(self.job_flow)
+        for warning in warnings:
+            self.log.warning("%s", warning)
         ends_by = datetime.now(UTC) + self.lifetime
         tags = {
             "owner": self.settings.owner,
@@ -151,7 +151,7 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         )
 
     def _end_what_was_made(self, context: Context, error: BaseException) -> None:
-        self.started = remembered_ids(context)
+        self.recall(context)
         if not self.started:
             return
         if isinstance(error, TaskKilled):
@@ -207,13 +207,14 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
         """
         cluster_id = require_id(self.cluster_id, "cluster_id")
         steps = conform_steps([self.step])
-        context["ti"].xcom_push(key="cluster_id", value=cluster_id)
+        with self.interruption.held_back():
+            context["ti"].xcom_push(key="cluster_id", value=cluster_id)
         with self.working():
             try:
                 step_id = self._submit(context, cluster_id, steps)
                 self._wait(cluster_id, step_id)
             except TaskKilled:
-                self.started = remembered_ids(context)
+                self.recall(context)
                 self.urgently()
                 raise
 
@@ -226,7 +227,8 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
         """
         with self.working():
             try:
-                self.started = remembered_ids(context)
+                self.recall(context)
+                self.prepare_for_a_kill()
                 return super().resume_execution(next_method, next_kwargs, context)
             except (TaskKilled, TaskDeferralTimeout):
                 self.urgently()
@@ -241,15 +243,13 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
     ) -> str:
         """Return the id of a step that completed; explain one that did not."""
         self.show_links(cluster_id, step_id)
-        if event["state"] == "COMPLETED":
-            finish(context)
+        late = event["outcome"] == "timeout"
+        if event["state"] == "COMPLETED" or (late and self._completed(cluster_id, step_id)):
+            finish(context, self.interruption)
             self.log.info("Step %s of cluster %s has completed", step_id, cluster_id)
             return step_id
-        if event["outcome"] == "timeout":
-            call_patiently(
-                lambda: cancel_steps(self.emr, cluster_id, [step_id], force=True),
-                budget=_END_BUDGET,
-            )
+        if late:
+            self._cancel(cluster_id, step_id)
         self.explain(self.judge_step(cluster_id, step_id, event["outcome"]))
 
     def _submit(self, context: Context, cluster_id: str, steps: list[dict[str, Any]]) -> str:
@@ -262,6 +262,25 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
         self.log.info("Step %s of cluster %s, run key %s", step_id, cluster_id, submission.digest)
         self.show_links(cluster_id, step_id)
         return step_id
+
+    def _completed(self, cluster_id: str, step_id: str) -> bool:
+        """Ask once more: a step may complete while its waiter gives up."""
+        step = self.describe_step(cluster_id, step_id)
+        return bool(step) and step["Status"]["State"] == "COMPLETED"
+
+    def _cancel(self, cluster_id: str, step_id: str) -> None:
+        """End a step that has used up its time; where that fails, the failure is told anyway."""
+        self.log.info("Cancelling step %s, whose time budget is used up", step_id)
+        try:
+            refused = call_patiently(
+                lambda: cancel_steps(self.emr, cluster_id, [step_id], force=True),
+                budget=_END_BUDGET,
+            )
+        except Exception as error:
+            self.log.warning("Step %s could not be cancelled: %s", step_id, error)
+        else:
+            for reason in refused.values():
+                self.log.warning("EMR did not cancel step %s: %s", step_id, reason)
 
     def _explain_refusal(self, cluster_id: str, error: Exception) -> None:
         """Say so where EMR takes no step because the cluster has ended: no retry can help."""
@@ -318,9 +337,9 @@ class EmrSubmitStepsOperator(EmrFailuresMixin, BaseOperator):
         with self.working():
             try:
                 self.submit(context, StepsJob(self.emr, cluster_id, steps))
-                finish(context)
+                finish(context, self.interruption)
             except TaskKilled:
-                self.started = remembered_ids(context)
+                self.recall(context)
                 self.urgently()
                 raise
         self.log.info("Steps %s of cluster %s", ", ".join(self.started), cluster_id)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
-# What has ended stays ended, however often a sensor looks.
-_ENDED = frozenset(FailureClass) - {FailureClass.TIMEOUT}
+# What has ended stays ended, and ``timeout`` bounds the wait of all tries, as in every sensor.
+_ALL = frozenset(FailureClass)
 
 
 class EmrClusterSensor(EmrFailuresMixin, BaseSensorOperator):
@@ -32,7 +32,7 @@ class EmrClusterSensor(EmrFailuresMixin, BaseSensorOperator):
 
     template_fields: Sequence[str] = ("cluster_id",)
     ui_color = "#f9d9b0"
-    no_retry = _ENDED
+    no_retry = _ALL
 
     def __init__(self, *, cluster_id: str, target: str = "ready", **kwargs: Any) -> None:
         if target not in {"ready", "ended"}:
@@ -76,7 +76,7 @@ class EmrStepSensor(EmrFailuresMixin, BaseSensorOperator):
 
     template_fields: Sequence[str] = ("cluster_id", "step_id")
     ui_color = "#f9eab0"
-    no_retry = _ENDED
+    no_retry = _ALL
 
     def __init__(self, *, cluster_id: str, step_id: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)

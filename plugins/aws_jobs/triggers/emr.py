@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from aws_jobs.aws_clients import aws_client
 from aws_jobs.aws_errors import call_patiently
-from aws_jobs.emr_polling import CLUSTERS, EmrAsk
+from aws_jobs.emr_polling import CLUSTERS, shared_ask
 from aws_jobs.job_flow import (
     CLUSTER_ENDING,
     CLUSTER_READY,
@@ -24,12 +24,21 @@ from aws_jobs.job_flow import (
     cancel_steps,
     terminate_cluster,
 )
-from aws_jobs.polling import Watch, sweeps, watchlist
+from aws_jobs.polling import Watch, settle, sweeps, watchlist
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable
 
     from aws_jobs.polling import Sweep
+
+
+def _is_clusters(group: Hashable) -> bool:
+    return group == CLUSTERS
+
+
+def _is_steps(group: Hashable) -> bool:
+    return group != CLUSTERS
+
 
 # Airflow gives on_kill 30 seconds.
 _KILL_SECONDS = 25.0
@@ -102,38 +111,44 @@ class EmrTrigger(BaseEventTrigger):
     async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncIterator[Sweep]:
         """Ask for all that is watched with this connection, until nobody waits."""
         aws_conn_id, region = kwargs["aws_conn_id"], kwargs["region"]
-        ask = EmrAsk(aws_conn_id, region, kwargs["quota_share"])
+        ask = shared_ask(aws_conn_id, region, kwargs["quota_share"])
         waiting = watchlist(("emr", aws_conn_id, region))
-        async for sweep in sweeps(waiting, ask):
+        async for sweep in sweeps(waiting, ask, lanes=(_is_clusters, _is_steps)):
             yield sweep
 
     async def filter_shared_stream(
         self, shared_stream: AsyncIterator[Sweep]
     ) -> AsyncIterator[TriggerEvent]:
         """Wait for the sweep that decides, or for a deadline."""
-        watch = self.watch
+        watch, began = self.watch, time.monotonic()
         key = (watch.group, watch.item)
         known: dict[str, Any] | None = None
         unknown_since: float | None = None
         with watchlist(self.shared_stream_key()).watching(watch):
             async for sweep in shared_stream:
-                now = time.time()
-                if key in sweep.states:
-                    self._note_change(sweep.states[key])
-                    known = sweep.states[key]
+                now, outcome = time.time(), None
+                status = sweep.states.get(key)
+                if key in sweep.states and not isinstance(status, str):
+                    known = status
                     unknown_since = None if known else unknown_since or now
-                outcome = self.verdict(known, now) if known else None
-                if outcome is None and unknown_since and now >= unknown_since + self.unseen_seconds:
-                    outcome = "unseen"
+                    outcome = self.verdict(known, now) if known else None
+                    if unknown_since and now >= unknown_since + self.unseen_seconds:
+                        outcome = "unseen"
+                if key in sweep.states:
+                    self._note_change(status)
                 if outcome is None and now >= self.deadline:
                     outcome = "timeout"
                 if outcome is not None:
+                    await settle(began)
                     yield TriggerEvent({"outcome": outcome, "state": (known or {}).get("State")})
                     return
 
-    def _note_change(self, after: dict[str, Any] | None) -> None:
+    def _note_change(self, status: dict[str, Any] | str | None) -> None:
         """Write a line into the task's log for each change of the state."""
-        state = after["State"] if after else "unknown to EMR"
+        if isinstance(status, str):
+            state = f"not shown by EMR: {status}"
+        else:
+            state = status["State"] if status else "unknown to EMR"
         if state != self._noted:
             self._noted = state
             self.log.info("%s is %s", self.watch.item, state)

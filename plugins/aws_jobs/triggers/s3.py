@@ -10,6 +10,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from aws_jobs.aws_clients import aws_client
 from aws_jobs.aws_errors import error_code, is_passing
+from aws_jobs.polling import settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,6 +61,7 @@ class S3ObjectTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until the object is there, or the deadline has passed."""
+        began = time.monotonic()
         s3 = await asyncio.to_thread(aws_client, "s3", self.aws_conn_id, self.region)
         pause = 1.0
         while True:
@@ -67,11 +69,13 @@ class S3ObjectTrigger(BaseTrigger):
                 found = await asyncio.to_thread(object_exists, s3, self.bucket, self.key)
             except Exception as error:
                 if not is_passing(error):
+                    await settle(began)
                     yield TriggerEvent({"outcome": "refused", "message": str(error)})
                     return
                 found = False
             left = self.deadline - time.time()
             if found or left <= 0:
+                await settle(began)
                 yield TriggerEvent({"outcome": "found" if found else "timeout"})
                 return
             await asyncio.sleep(min(pause, left))
