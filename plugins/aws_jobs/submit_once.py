@@ -120,13 +120,19 @@ class Interruption:
         try:
             yield
         except Exception as error:
-            if self._pending:
-                raise TaskKilled("The task was killed") from error
-            raise
-        finally:
             self._held -= 1
+            self._heed(error)
+            raise
+        except BaseException:
+            self._held -= 1
+            raise
+        self._held -= 1
+        self._heed()
+
+    def _heed(self, error: Exception | None = None) -> None:
         if self._pending and not self._held:
-            raise TaskKilled("The task was killed")
+            self._pending = False
+            raise TaskKilled("The task was killed") from error
 
 
 class HeldStore:
