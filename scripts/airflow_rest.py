@@ -373,10 +373,11 @@ def _task_path(dag_id: str, run_id: str, task_id: str, map_index: int | None = N
 
 
 def _line(event: Mapping[str, Any] | str) -> str:
-    """Give one event of a log as a line; a traceback as its last cause."""
+    """Give one event of a log as a line; a skip with its reason, a traceback as its last cause."""
     if isinstance(event, str):
         return event
-    line = " ".join(filter(None, [event.get("timestamp"), event.get("level"), event["event"]]))
+    said = [event.get("timestamp"), event.get("level"), event["event"], event.get("reason")]
+    line = " ".join(filter(None, said))
     details = event.get("error_detail") or []
     causes = [f"{cause['exc_type']}: {cause['exc_value']}" for cause in details]
     return "\n".join([line, *causes])

@@ -38,13 +38,8 @@ CLUSTER = load_spec(Path(__file__).parents[3] / "include" / "emr" / "daily_clust
     ]
 }
 
-# A step of EMR takes longer than this. One that ends as soon as its task has deferred may cost the
-# task a try: https://github.com/apache/airflow/issues/72716
-WORK = "sleep 3"
-
-INGEST = f"""
+INGEST = """
 set -eu
-{WORK}
 day=$1 output=$2 try=$3 failing_tries=$4
 read_at=$(date -u +%Y-%m-%dT%H:%M:%S.%6N+00:00)
 if [ "$try" -le "$failing_tries" ]; then
@@ -52,19 +47,18 @@ if [ "$try" -le "$failing_tries" ]; then
   exit 3
 fi
 mkdir out
-printf '{{"day": "%s", "read_at": "%s", "rows_in": 3, "rows_out": 2, "rows_rejected": 1}}' \
+printf '{"day": "%s", "read_at": "%s", "rows_in": 3, "rows_out": 2, "rows_rejected": 1}' \
   "$day" "$read_at" > out/ingest.json
 s3-dist-cp --src out --dest "$output"
 """
 
-REPORT = f"""
+REPORT = """
 set -eu
-{WORK}
 day=$1 output=$2 awaited=$3
 while [ "$awaited" != - ] && [ ! -e "$awaited" ]; do sleep 0.1; done
 mkdir -p out/delays
 echo delays > out/delays/part-0
-printf '{{"day": "%s", "rows_flights": 2, "rows_rejected": 1, "rows_delays": 1}}' \
+printf '{"day": "%s", "rows_flights": 2, "rows_rejected": 1, "rows_delays": 1}' \
   "$day" > out/report.json
 s3-dist-cp --src out --dest "$output"
 """
