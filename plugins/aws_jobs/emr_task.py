@@ -103,10 +103,10 @@ class EmrTaskMixin(_Operator):
         Once ``execute`` is over, while Airflow notes the deferral or the result, there is nothing
         left to stop: then the job is ended here.
         """
-        if self.started and not self.at_work:
-            self.urgently()
-        else:
+        if self.at_work or not self.started:
             self.interruption.kill()
+        elif self._urgent_emr is not None:
+            self.urgently()
 
     def submit(self, context: Context, job: ExternalJob) -> Submission:
         """Submit once, and know what was started from then on."""
@@ -122,7 +122,11 @@ class EmrTaskMixin(_Operator):
         return submission
 
     def prepare_for_a_kill(self) -> None:
-        """Make the client for the last call now: a signal handler cannot ask for a connection."""
+        """Make the client for the last call now.
+
+        In a signal handler it cannot be made: a connection is asked for from the supervisor, with
+        whom the task may be talking at that moment.
+        """
         region = self.settings.region
         self._urgent_emr = aws_client("emr", self.aws_conn_id, region, urgent=True)
 
@@ -135,9 +139,11 @@ class EmrTaskMixin(_Operator):
 
     def urgently(self) -> None:
         """Make one last call before SIGKILL, which follows within seconds."""
-        if not self.started or self._urgent_emr is None:
+        if not self.started:
             return
         try:
+            if self._urgent_emr is None:
+                self.prepare_for_a_kill()
             self.end_started(self._urgent_emr)
             self.log.info("Ended %s: the task was killed", ", ".join(self.started))
         except Exception as error:

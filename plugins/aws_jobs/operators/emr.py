@@ -228,7 +228,6 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
         with self.working():
             try:
                 self.recall(context)
-                self.prepare_for_a_kill()
                 return super().resume_execution(next_method, next_kwargs, context)
             except (TaskKilled, TaskDeferralTimeout):
                 self.urgently()
