@@ -29,7 +29,8 @@ from typing import Any
 
 from airflow.sdk import Asset, CronDataIntervalTimetable, dag, task
 
-from aws_jobs import daily_output, flights_params
+from aws_jobs import daily_output
+from aws_jobs.flights_params import RAW_COLUMNS, flights_params
 from aws_jobs.operators.emr import (
     EmrCreateClusterOperator,
     EmrStepOperator,
@@ -65,13 +66,7 @@ FLIGHT_DELAYS = Asset("flight_delays")
         "retries": 1,
         "retry_delay": timedelta(seconds=30),
     },
-    params={
-        "day": flights_params.DAY,
-        "input_prefix": flights_params.INPUT_PREFIX,
-        "output_prefix": flights_params.output_prefix("flights"),
-        "instance_type": flights_params.INSTANCE_TYPE,
-        "core_instances": flights_params.CORE_INSTANCES,
-    },
+    params=flights_params("flights"),
     user_defined_macros={"run_day": run_day},
     tags=["emr", "spark", "daily"],
     doc_md=__doc__,
@@ -80,7 +75,7 @@ def emr_daily_etl() -> None:
     check_input = EmrPreflightSensor(
         task_id="check_input",
         input_uri="s3://{{ settings.bucket }}/{{ params.input_prefix }}/{{ day }}.csv",
-        columns=flights_params.RAW_COLUMNS,
+        columns=RAW_COLUMNS,
         job_flow=CLUSTER,
         steps=[INGEST, REPORT],
         values={

@@ -26,7 +26,8 @@ from typing import Any
 
 from airflow.sdk import dag, task
 
-from aws_jobs import daily_output, flights_params
+from aws_jobs import daily_output
+from aws_jobs.flights_params import flights_params
 from aws_jobs.operators.emr import (
     EmrCreateClusterOperator,
     EmrSubmitStepsOperator,
@@ -58,13 +59,7 @@ WRITES_TO = (
         "retries": 1,
         "retry_delay": timedelta(seconds=30),
     },
-    params={
-        "day": flights_params.DAY,
-        "input_prefix": flights_params.INPUT_PREFIX,
-        "output_prefix": flights_params.output_prefix("flights/by-step-sensors"),
-        "instance_type": flights_params.INSTANCE_TYPE,
-        "core_instances": flights_params.CORE_INSTANCES,
-    },
+    params=flights_params("flights/by-step-sensors"),
     user_defined_macros={"run_day": run_day},
     tags=["emr", "spark"],
     doc_md=__doc__,

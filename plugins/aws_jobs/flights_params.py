@@ -30,45 +30,49 @@ RAW_COLUMNS = (
 # No part begins with a dot, so none leads out; nor does a line end follow the text.
 _BELOW = r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$(?!\n)"
 
-DAY = Param(
-    None,
-    type=["null", "string"],
-    format="date",
-    title="Day",
-    description="The day to process, in a run by hand. Empty: the logical date.",
-)
-INPUT_PREFIX = Param(
-    "raw/flights",
-    type="string",
-    pattern=f"^raw{_BELOW}",
-    title="Input",
-    description="Prefix in the bucket, below raw, that holds one CSV object a day.",
-)
-INSTANCE_TYPE = Param(
-    "m5.xlarge",
-    type="string",
-    pattern=r"^[a-z][a-z0-9-]*\.(\d*x?large|metal)$",
-    title="Instance type",
-    description="Of all nodes.",
-    examples=["m5.xlarge", "m6g.xlarge", "r6g.2xlarge"],
-)
-CORE_INSTANCES = Param(
-    3,
-    type="integer",
-    minimum=1,
-    maximum=20,
-    title="Core nodes",
-    description="How many core nodes the cluster has beside its primary.",
-)
 
+def flights_params(output_prefix: str) -> dict[str, Param]:
+    """Return the parameters of a run.
 
-def output_prefix(default: str) -> Param:
-    """Return the parameter for the prefix below which each run writes to a place of its own."""
-    return Param(
-        default,
-        type="string",
-        pattern=f"^flights{_BELOW}",
-        title="Output",
-        description="Prefix in the bucket, flights or below it; each run writes to a place of its "
-        "own there.",
-    )
+    :param output_prefix: the default of the prefix below which runs write.
+    """
+    return {
+        "day": Param(
+            None,
+            type=["null", "string"],
+            format="date",
+            title="Day",
+            description="The day to process, in a run by hand. Empty: the logical date.",
+        ),
+        "input_prefix": Param(
+            "raw/flights",
+            type="string",
+            pattern=f"^raw{_BELOW}",
+            title="Input",
+            description="Prefix in the bucket, below raw, that holds one CSV object a day.",
+        ),
+        "output_prefix": Param(
+            output_prefix,
+            type="string",
+            pattern=f"^flights{_BELOW}",
+            title="Output",
+            description="Prefix in the bucket, flights or below it; each run writes to a place of "
+            "its own there.",
+        ),
+        "instance_type": Param(
+            "m5.xlarge",
+            type="string",
+            pattern=r"^[a-z][a-z0-9-]*\.(\d*x?large|metal)$",
+            title="Instance type",
+            description="Of all nodes.",
+            examples=["m5.xlarge", "m6g.xlarge", "r6g.2xlarge"],
+        ),
+        "core_instances": Param(
+            3,
+            type="integer",
+            minimum=1,
+            maximum=20,
+            title="Core nodes",
+            description="How many core nodes the cluster has beside its primary.",
+        ),
+    }

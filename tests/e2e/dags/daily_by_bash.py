@@ -8,7 +8,8 @@ from typing import Any
 
 from airflow.sdk import dag, task
 
-from aws_jobs import daily_output, flights_params
+from aws_jobs import daily_output
+from aws_jobs.flights_params import flights_params
 from aws_jobs.operators.emr import (
     EmrCreateClusterOperator,
     EmrStepOperator,
@@ -82,9 +83,7 @@ def bash_step(name: str, script: str, *args: str) -> dict[str, Any]:
     max_active_runs=8,
     default_args={"retries": 2, "retry_delay": timedelta(seconds=1)},
     params={
-        "day": flights_params.DAY,
-        "instance_type": flights_params.INSTANCE_TYPE,
-        "core_instances": flights_params.CORE_INSTANCES,
+        **flights_params("flights"),
         "failing_bootstraps": 0,
         "failing_ingests": 0,
         # A file; the report step runs until it is there.

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
 
-from aws_jobs import flights_params
+from aws_jobs.flights_params import flights_params
 from aws_jobs.run_day import run_day
 
 # Two, because Airflow takes one backfill of a DAG at a time.
@@ -17,7 +17,7 @@ for dag_id in ("which_day", "which_day_too"):
         schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
         start_date=datetime(2013, 1, 1, tzinfo=UTC),
         catchup=False,
-        params={"day": flights_params.DAY},
+        params={"day": flights_params("flights")["day"]},
         user_defined_macros={"run_day": run_day},
     )
     def which_day() -> None:
