@@ -184,20 +184,30 @@ async def _ask_in_lane(
             group, due = _next_due(groups, asked)
             if due > time.monotonic():
                 await _sleep_until(due, wake)
-                continue
-            items = list(dict.fromkeys(watch.item for watch in groups[group]))
-            asked[group].at = time.monotonic()
-            try:
-                async for sweep in ask(group, items):
-                    answers.put_nowait(sweep)
-                asked[group].failures = 0
-            except Exception as error:
-                asked[group].failures += 1
-                _report(error, group)
+            else:
+                await _ask_for(group, groups[group], ask, asked[group], answers)
             for gone in asked.keys() - waiting.groups().keys():
                 del asked[gone]
     finally:
         waiting.wakes.remove(wake)
+
+
+async def _ask_for(
+    group: Hashable,
+    watches: Sequence[Watch],
+    ask: Ask,
+    asked: _Asked,
+    answers: asyncio.Queue[Sweep],
+) -> None:
+    items = list(dict.fromkeys(watch.item for watch in watches))
+    asked.at = time.monotonic()
+    try:
+        async for sweep in ask(group, items):
+            answers.put_nowait(sweep)
+        asked.failures = 0
+    except Exception as error:
+        asked.failures += 1
+        _report(error, group)
 
 
 @dataclass
