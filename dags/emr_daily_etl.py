@@ -61,11 +61,7 @@ FLIGHT_DELAYS = Asset("flight_delays")
     start_date=datetime(2013, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=4,
-    default_args={
-        "owner": "data-engineering",
-        "retries": 1,
-        "retry_delay": timedelta(seconds=30),
-    },
+    default_args={"owner": "data-engineering", "retries": 1, "retry_delay": timedelta(seconds=30)},
     params=flights_params("flights"),
     user_defined_macros={"run_day": run_day},
     tags=["emr", "spark", "daily"],

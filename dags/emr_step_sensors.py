@@ -54,11 +54,7 @@ WRITES_TO = (
     schedule=None,
     start_date=datetime(2013, 1, 1, tzinfo=UTC),
     max_active_runs=4,
-    default_args={
-        "owner": "data-engineering",
-        "retries": 1,
-        "retry_delay": timedelta(seconds=30),
-    },
+    default_args={"owner": "data-engineering", "retries": 1, "retry_delay": timedelta(seconds=30)},
     params=flights_params("flights/by-step-sensors"),
     user_defined_macros={"run_day": run_day},
     tags=["emr", "spark"],
