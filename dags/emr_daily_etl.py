@@ -77,6 +77,7 @@ def emr_daily_etl() -> None:
         values={
             "day": "{{ run_day(dag_run, params) }}",
             "day_uri": "s3://{{ settings.bucket }}/{{ params.output_prefix }}/day={{ day }}",
+            # Known when the cluster is; until then any place will do to check the rest.
             "raw_uri": "{{ day_uri }}",
             "output_uri": "{{ day_uri }}",
             "flights_uri": "{{ day_uri }}",
