@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from aws_jobs.exceptions import TaskKilled
 from aws_jobs.operators.emr import EmrCreateClusterOperator, EmrStepOperator, EmrSubmitStepsOperator
 from aws_jobs.submit_once import STATE_KEY, HeldStore, Interruption, Patience
 from localaws.process import LocalAws
+from tests.plugins.conftest import live_clusters
 from tests.plugins.harness import TaskInstance, TaskStateStore, bash_step, job_flow, run, start
 
 
@@ -49,6 +51,19 @@ def dies(
         with pytest.raises(Died):
             start(operator, ti)
     ti.store.on_set = lambda key, value: None
+
+
+def end(aws: LocalAws, cluster_id: str) -> None:
+    """Terminate a cluster and wait until it shows: EMR takes a moment."""
+    aws.client("emr").terminate_job_flows(JobFlowIds=[cluster_id])
+    wait_for_the_end(aws, cluster_id)
+
+
+def wait_for_the_end(aws: LocalAws, cluster_id: str) -> None:
+    give_up = time.monotonic() + 10
+    while cluster_id in live_clusters(aws) and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert cluster_id not in live_clusters(aws)
 
 
 def test_death_before_the_claim_submits_once(
@@ -174,7 +189,7 @@ def test_a_retry_after_the_cluster_ended_starts_the_next_generation(
     aws: LocalAws, ti: TaskInstance
 ) -> None:
     first = run(create(), ti)
-    aws.client("emr").terminate_job_flows(JobFlowIds=[first])
+    end(aws, first)
 
     ti.retry()
     second = run(create(), ti)
@@ -189,7 +204,7 @@ def test_a_job_that_was_found_dead_is_not_found_again(
     """Two deaths in a row: the second look-up must find the second cluster, not the dead first."""
     dies(create(), ti, monkeypatch, with_id=True)
     (first,) = [each["id"] for each in aws.clusters() if each["tags"]["aws-jobs:run"] == ti.run_id]
-    aws.client("emr").terminate_job_flows(JobFlowIds=[first])
+    end(aws, first)
     ti.retry()
     ti.store.values[STATE_KEY] |= {"external_ids": None}
     second_call = {"service": "emr", "operation": "RunJobFlow", "kind": "lost_answer", "count": 1}
@@ -219,10 +234,8 @@ def test_a_clear_starts_anew_and_ends_what_it_left(aws: LocalAws, ti: TaskInstan
     ti.clear()
     second = start(operator, ti).trigger.cluster_id
 
-    states = {cluster["id"]: cluster["state"] for cluster in aws.clusters()}
-    assert first != second
-    assert states[first].startswith("TERMINAT")
-    assert not states[second].startswith("TERMINAT")
+    wait_for_the_end(aws, first)
+    assert second in live_clusters(aws)
 
 
 def test_a_clear_after_death_between_call_and_memory_ends_the_unknown_cluster(
