@@ -203,7 +203,9 @@ def test_a_job_that_was_found_dead_is_not_found_again(
 ) -> None:
     """Two deaths in a row: the second look-up must find the second cluster, not the dead first."""
     dies(create(), ti, monkeypatch, with_id=True)
-    (first,) = [each["id"] for each in aws.clusters() if each["tags"]["aws-jobs:run"] == ti.run_id]
+    (first,) = [
+        each["id"] for each in aws.clusters() if each["tags"].get("aws-jobs:run") == ti.run_id
+    ]
     end(aws, first)
     ti.retry()
     ti.store.values[STATE_KEY] |= {"external_ids": None}
