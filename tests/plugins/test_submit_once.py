@@ -216,6 +216,8 @@ def test_a_job_that_was_found_dead_is_not_found_again(
 
     assert second != first
     assert started(aws) + aws.calls()["emr"]["RunJobFlow"].get("lost", 0) == 2
+    # Its name is another, so that a listing that still lags cannot show the dead one in its place.
+    assert ti.store.values[STATE_KEY]["generation"] == 1
 
 
 def test_a_clear_is_seen_although_retries_were_lowered(aws: LocalAws, ti: TaskInstance) -> None:
