@@ -70,6 +70,7 @@ class World:
     def __init__(self, stack: Stack, cases: list[Case]) -> None:
         self.stack = stack
         self.cases = cases
+        self.under_way: list[Case] = []
 
     @property
     def rest(self) -> AirflowRest:
@@ -105,6 +106,16 @@ class World:
         """Return the clusters that a DAG, or a run of it, has started, the oldest first."""
         wanted = {TAG_DAG: dag_id} | ({TAG_RUN: run_id} if run_id else {})
         return [each for each in self.all_clusters() if wanted.items() <= each["tags"].items()]
+
+    def left_running(self) -> list[dict[str, Any]]:
+        """Return the clusters that are alive though no run that may own them is under way."""
+        owners = {(case.dag_id, case.run_id) for case in self.under_way}
+        return [
+            each
+            for each in self.all_clusters()
+            if not each["state"].startswith("TERMINATED")
+            and (each["tags"].get(TAG_DAG), each["tags"].get(TAG_RUN)) not in owners
+        ]
 
     def all_clusters(self) -> list[dict[str, Any]]:
         answer = httpx.get(f"{self.stack.localaws_url}/localaws/emr/clusters", trust_env=False)
@@ -166,6 +177,7 @@ class World:
         """Start a run; :meth:`end` waits for it."""
         case = Case(name, dag_id)
         case.run_id = self.rest.trigger(dag_id, conf=conf, run_id=run_id or None)
+        self.under_way.append(case)
         return case
 
     def new_run(self, name: str, dag_id: str, conf: Mapping[str, Any]) -> Case:
@@ -184,6 +196,7 @@ class World:
     def end(self, case: Case, timeout: float = 240) -> Case:
         """Wait for the end of the run and draw up the account."""
         run = self.rest.wait_for_run(case.dag_id, case.run_id, timeout)
+        self.under_way = [each for each in self.under_way if each is not case]
         clusters = self.clusters(case.dag_id, case.run_id)
         case.state = run["state"]
         case.seconds = run["duration"]

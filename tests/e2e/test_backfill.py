@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.harness import Case, World
 
 DAG = "emr_daily_etl"
-DAYS = [(date(2013, 1, 1) + timedelta(days=number)).isoformat() for number in range(7)]
+DAYS = [(date(2013, 1, 1) + timedelta(days=number)).isoformat() for number in range(3)]
 COMMAND = (
     *("backfill", "create", "--dag-id", DAG),
     *("--from-date", DAYS[0], "--to-date", DAYS[-1], "--max-active-runs", "2"),
@@ -36,7 +36,7 @@ def most_at_once(runs: list[dict[str, object]]) -> int:
     return max(sum(start <= begun < end for start, end in spans) for begun, _ in spans)
 
 
-def test_a_backfill_of_seven_days_publishes_each_of_them_and_a_second_one_nothing(
+def test_a_backfill_publishes_each_of_its_days_and_a_second_one_nothing(
     world: World, source_rows: dict[str, int]
 ) -> None:
     world.airflow(*COMMAND)
@@ -47,7 +47,7 @@ def test_a_backfill_of_seven_days_publishes_each_of_them_and_a_second_one_nothin
         for day in DAYS
     ]
 
-    assert [(case.state, case.started, case.left) for case in cases] == [("success", 1, 0)] * 7
+    assert [(case.state, case.started, case.left) for case in cases] == [("success", 1, 0)] * len(DAYS)
     published = {day: world.published(day) for day in DAYS}
     assert {day: int(each["rows_in"]) for day, each in published.items()} == {
         day: source_rows[day] for day in DAYS
