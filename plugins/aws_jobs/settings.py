@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from aws_jobs.exceptions import SettingsError
 
@@ -20,6 +27,39 @@ TagValue = Annotated[str, StringConstraints(pattern=r"^[\w\s.:/=+\-@]+$", max_le
 Prefix = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*$")
 ]
+
+Architecture = Literal["graviton", "x86"]
+ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
+
+
+class GenomicsSettings(BaseModel):
+    """What the genomics DAGs run on: the outputs of ``include/infra/genomics.yaml``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples_table: Name
+    reference: Prefix = "ref_data/derep_all.fa"
+    """Key of the reference's FASTA file in the bucket; its bwa index lies beside it."""
+    queues: dict[Architecture, Annotated[tuple[Name, ...], Field(min_length=1, max_length=4)]]
+    """Job queues by architecture, in the order in which a job falls back that loses its host."""
+    job_definitions: dict[Architecture, Name]
+    merge_queue: Name
+    merge_job_definition: Name
+    vcpus: Annotated[int, Field(ge=1)] = 64
+    """vCPUs of a mapping job: those of a 16xlarge."""
+    memory_mib: Annotated[int, Field(ge=4)] = 500_000
+    """Memory of a mapping job, in MiB: what ECS leaves of the 512 GiB of a 16xlarge."""
+    memory_cap_mib: Annotated[int, Field(ge=4)] = 500_000
+    """The most that a job which ran out of memory is given; what the largest instance can hold."""
+
+    @model_validator(mode="after")
+    def _every_architecture_is_there(self) -> GenomicsSettings:
+        for name, given in (("queues", self.queues), ("job_definitions", self.job_definitions)):
+            if missing := [each for each in ARCHITECTURES if each not in given]:
+                raise ValueError(f"{name} has nothing for {', '.join(missing)}")
+        if self.memory_cap_mib < self.memory_mib:
+            raise ValueError("memory_cap_mib is below memory_mib")
+        return self
 
 
 class Settings(BaseModel):
@@ -50,6 +90,8 @@ class Settings(BaseModel):
     """How long a scheduled run waits for its raw data before it is skipped."""
     log_wait_seconds: Annotated[float, Field(ge=0, le=3600)] = 360.0
     """How long a failed step's log is waited for: EMR copies logs about every five minutes."""
+    genomics: GenomicsSettings | None = None
+    """Only the genomics DAGs need it."""
 
 
 def parse_settings(raw: Any) -> Settings:
@@ -71,6 +113,19 @@ def parse_settings(raw: Any) -> Settings:
             for problem in error.errors()
         ]
         raise SettingsError(f"The Airflow variable {VARIABLE!r} has problems", problems) from None
+
+
+def require_genomics(settings: Settings) -> GenomicsSettings:
+    """Return the part that the genomics DAGs need.
+
+    :raises SettingsError: where it is not set.
+    """
+    if settings.genomics is None:
+        raise SettingsError(
+            f"The Airflow variable {VARIABLE!r} has no genomics part",
+            ["add it from the outputs of the stack of include/infra/genomics.yaml"],
+        )
+    return settings.genomics
 
 
 def load_settings() -> Settings:

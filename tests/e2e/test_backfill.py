@@ -47,7 +47,8 @@ def test_a_backfill_publishes_each_of_its_days_and_a_second_one_nothing(
         for day in DAYS
     ]
 
-    assert [(case.state, case.started, case.left) for case in cases] == [("success", 1, 0)] * len(DAYS)
+    ends = [(case.state, case.started, case.left) for case in cases]
+    assert ends == [("success", 1, 0)] * len(DAYS)
     published = {day: world.published(day) for day in DAYS}
     assert {day: int(each["rows_in"]) for day, each in published.items()} == {
         day: source_rows[day] for day in DAYS
