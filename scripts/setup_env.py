@@ -32,18 +32,25 @@ def main() -> None:
     parser.add_argument("requirements", type=Path, help="compiled requirements, with hashes")
     arguments = parser.parse_args()
     refuse_unfit_python()
-    env, requirements = arguments.env, arguments.requirements
-    mark = env / ".ready"
+    build(arguments.env, arguments.requirements, arguments.env / ".ready")
+
+
+def build(env: Path, requirements: Path, mark: Path) -> None:
+    """Build an environment unless its mark says that it is up to date.
+
+    :param mark: a file in the environment, written when all is installed.
+    """
     wanted = fingerprint(requirements)
     if mark.exists() and mark.read_text() == wanted:
         return
     started = time.monotonic()
     count = sum("==" in line for line in requirements.read_text().splitlines())
-    say(f"{env}: installing {count} packages of {requirements.name} (Python {running_python()})")
-    make_env(env, reusable=mark.exists() and made_with(mark) == running_python())
+    made_for = f"{requirements.name} (Python {running_python()})"
+    say(f"{env.name}: installing {count} packages of {made_for}")
+    make_env(env, mark)
     install(env, requirements)
     mark.write_text(wanted)
-    say(f"{env}: ready after {time.monotonic() - started:.0f} s")
+    say(f"{env.name}: ready after {time.monotonic() - started:.0f} s")
 
 
 def refuse_unfit_python() -> None:
@@ -85,10 +92,9 @@ def made_with(mark: Path) -> str:
     return mark.read_text().split()[0]
 
 
-def make_env(env: Path, *, reusable: bool) -> None:
-    """Make the environment with pip and the pinned uv in it; a half-made one is replaced."""
-    mark = env / ".ready"
-    if reusable:
+def make_env(env: Path, mark: Path) -> None:
+    """Make the environment with pip in it; a half-made one, or another Python's, is replaced."""
+    if mark.exists() and made_with(mark) == running_python():
         mark.unlink()
         return
     shutil.rmtree(env, ignore_errors=True)

