@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from aws_jobs.emr_task import EmrTaskMixin, backstop, in_future
+from aws_jobs.aws_task import backstop, in_future
+from aws_jobs.emr_task import EmrTaskMixin
 from aws_jobs.exceptions import ExternalJobError
 from aws_jobs.job_flow import cluster_verdict, memory_failure, step_verdict
 from aws_jobs.step_logs import best_excerpt, bootstrap_log_prefix, read_logs, step_log_prefix

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import TYPE_CHECKING, Any
 
 from aws_jobs.exceptions import InvalidRequestError
+from aws_jobs.request_shapes import coerce, input_shape, shape_problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 # https://docs.aws.amazon.com/emr/latest/APIReference/API_HadoopJarStepConfig.html
 _LONGEST_STEP_STRING = 10_240
@@ -27,9 +27,9 @@ def conform_job_flow(job_flow: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     :returns: the request, and warnings.
     :raises InvalidRequestError: with every problem.
     """
-    shape = _input_shape("RunJobFlow")
-    request = _coerce(dict(job_flow), shape)
-    problems = [*_shape_problems(request, shape), *_job_flow_problems(request)]
+    shape = input_shape("emr", "RunJobFlow")
+    request = coerce(dict(job_flow), shape)
+    problems = [*shape_problems(request, shape), *_job_flow_problems(request)]
     for step in _dicts(request.get("Steps")):
         problems += _step_problems(step, _concurrency(request))
     if problems:
@@ -47,81 +47,17 @@ def conform_steps(
     :param concurrency: the cluster's StepConcurrencyLevel, where it is known.
     :raises InvalidRequestError: with every problem of every step.
     """
-    shape = _input_shape("AddJobFlowSteps").members["Steps"].member
-    conformed = [_coerce(dict(step), shape) for step in steps]
+    shape = input_shape("emr", "AddJobFlowSteps").members["Steps"].member
+    conformed = [coerce(dict(step), shape) for step in steps]
     problems = [] if conformed else ["there is no step"]
     if len(conformed) > _STEPS_PER_CLUSTER:
         problems.append(f"{len(conformed)} steps; a cluster takes {_STEPS_PER_CLUSTER}")
     for step in conformed:
-        problems += _shape_problems(step, shape, prefix=f"step {step.get('Name')!r}: ")
+        problems += shape_problems(step, shape, prefix=f"step {step.get('Name')!r}: ")
         problems += _step_problems(step, concurrency)
     if problems:
         raise InvalidRequestError("The steps are not valid", problems)
     return conformed
-
-
-@functools.cache
-def _input_shape(operation: str) -> Any:
-    import botocore.session
-
-    model = botocore.session.get_session().get_service_model("emr")
-    return model.operation_model(operation).input_shape
-
-
-def _coerce(value: Any, shape: Any) -> Any:
-    """Turn text where the API wants a number or a boolean: templates render to text."""
-    if shape.type_name == "structure" and isinstance(value, dict):
-        return {
-            key: _coerce(item, shape.members[key]) if key in shape.members else item
-            for key, item in value.items()
-        }
-    if shape.type_name == "list" and isinstance(value, list | tuple):
-        return [_coerce(item, shape.member) for item in value]
-    if not isinstance(value, str):
-        return value
-    number: dict[str, Callable[[str], Any]] = {
-        "integer": int,
-        "long": int,
-        "double": float,
-        "float": float,
-    }
-    try:
-        if shape.type_name in number:
-            return number[shape.type_name](value)
-    except ValueError:
-        return value
-    if shape.type_name == "boolean":
-        return {"true": True, "false": False}.get(value.strip().lower(), value)
-    return value
-
-
-def _shape_problems(request: Mapping[str, Any], shape: Any, *, prefix: str = "") -> list[str]:
-    """Check keys, types and closed lists of words against botocore's model."""
-    from botocore.validate import ParamValidator
-
-    report = ParamValidator().validate(request, shape)
-    found = report.generate_report().splitlines() if report.has_errors() else []
-    return [f"{prefix}{line}" for line in [*found, *_word_problems(request, shape, "")]]
-
-
-def _word_problems(value: Any, shape: Any, path: str) -> list[str]:
-    if shape.type_name == "structure" and isinstance(value, dict):
-        return [
-            problem
-            for key, item in value.items()
-            if key in shape.members
-            for problem in _word_problems(item, shape.members[key], f"{path}.{key}".lstrip("."))
-        ]
-    if shape.type_name == "list" and isinstance(value, list):
-        return [
-            problem
-            for index, item in enumerate(value)
-            for problem in _word_problems(item, shape.member, f"{path}[{index}]")
-        ]
-    words = getattr(shape, "enum", None)
-    if words and isinstance(value, str) and value not in words:
-        return [f"{path} is {value!r}; it may be {', '.join(words)}"]
-    return []
 
 
 def _job_flow_problems(request: Mapping[str, Any]) -> list[str]:

@@ -41,16 +41,20 @@ class Watch:
     :param group: what can be asked for in one call: a cluster's steps, or all clusters.
     :param item: the id within the group.
     :param interval: seconds between two looks at the most.
+    :param quickest: seconds between two looks at the least.
+    :param first: seconds until the first look, so that newcomers are asked for together.
     """
 
     group: Hashable
     item: str
     interval: float
+    quickest: float = _FIRST_SECONDS
+    first: float = _GATHER_SECONDS
     since: float = field(default_factory=time.monotonic)
 
     def pace(self, now: float) -> float:
         """Seconds until the next look: quick at first, slower for a long wait."""
-        return min(self.interval, max(_FIRST_SECONDS, (now - self.since) * _AGE_SHARE))
+        return min(self.interval, max(self.quickest, (now - self.since) * _AGE_SHARE))
 
 
 class Watchlist:
@@ -231,11 +235,11 @@ def _next_due(
     first: tuple[Hashable, float] = (None, now + _TICK_SECONDS)
     for group, watches in groups.items():
         last = asked[group].at
-        newest = max(watch.since for watch in watches)
         wait = max(min(watch.pace(now) for watch in watches), asked[group].backoff)
         due = last + wait * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
-        if newest >= last and not asked[group].failures:
-            due = newest + _GATHER_SECONDS
+        newcomers = [watch.since + watch.first for watch in watches if watch.since >= last]
+        if newcomers and not asked[group].failures:
+            due = min([*newcomers, due] if last else newcomers)
         if due < first[1]:
             first = (group, due)
     return first

@@ -10,8 +10,8 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferralTimeout, TaskDeferred
 
 from aws_jobs.aws_errors import call_patiently, error_code, error_message
+from aws_jobs.aws_task import backstop, in_future, require_id
 from aws_jobs.emr_failures import EmrFailuresMixin
-from aws_jobs.emr_task import backstop, in_future, require_id
 from aws_jobs.exceptions import TaskKilled
 from aws_jobs.identity import TAG_ENDS_BY
 from aws_jobs.job_flow import (

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
 
+from aws_jobs.aws_task import backstop, in_future, require_id
 from aws_jobs.emr_failures import EmrFailuresMixin
-from aws_jobs.emr_task import backstop, in_future, require_id
 from aws_jobs.triggers.emr import EmrClusterTrigger, EmrStepTrigger
 from aws_jobs.verdicts import FailureClass
 

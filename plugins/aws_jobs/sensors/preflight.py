@@ -9,7 +9,8 @@ from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from aws_jobs.aws_errors import call_patiently
-from aws_jobs.emr_task import EmrTaskMixin, backstop, in_future
+from aws_jobs.aws_task import backstop, in_future
+from aws_jobs.emr_task import EmrTaskMixin
 from aws_jobs.exceptions import InputError, InvalidRequestError
 from aws_jobs.job_flow_spec import conform_job_flow, conform_steps
 from aws_jobs.raw_csv import HEAD_BYTES, head_problems

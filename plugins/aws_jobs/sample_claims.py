@@ -1,0 +1,211 @@
+"""Who may have a sample: a run claims what nobody has, or whose owner is gone."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aws_jobs.aws_errors import call_patiently, error_code
+from aws_jobs.identity import TAG_DEPLOYMENT
+from aws_jobs.samples import Sample, SampleTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+log = logging.getLogger(__name__)
+
+RunState = Callable[[str, str], "str | None"] if TYPE_CHECKING else Any
+
+# As many calls go on at once as a boto3 client has connections, with two to spare.
+THREADS = 8
+_ENDED = frozenset({"SUCCEEDED", "FAILED"})
+_RUN_ENDED = frozenset({"success", "failed"})
+# https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
+_JOBS_A_CALL = 100
+_BUDGET = 300.0
+# A sample that somebody else wrote is read again: once for each of two rivals.
+_ROUNDS = 3
+
+
+def run_owner(deployment_id: str, dag_id: str, run_id: str) -> str:
+    """Return the name of a run as samples' owner."""
+    return f"{deployment_id}/{dag_id}/{run_id}"
+
+
+def airflow_run_state(dag_id: str, run_id: str) -> str | None:
+    """Ask Airflow from inside a task how a run is; None where it does not know the run.
+
+    :raises airflow.sdk.exceptions.AirflowRuntimeError: where Airflow did not say.
+    """
+    from airflow.sdk.exceptions import AirflowRuntimeError
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    try:
+        return RuntimeTaskInstance.get_dagrun_state(dag_id, run_id)
+    except AirflowRuntimeError as error:
+        if (error.error.detail or {}).get("status_code") == 404:
+            return None
+        raise
+
+
+@dataclass(frozen=True)
+class SampleJobs:
+    """The Batch jobs behind samples.
+
+    :param batch: a client that makes each call once.
+    :param deployment_id: whose jobs may be ended.
+    """
+
+    batch: Any
+    deployment_id: str
+
+    def describe(self, job_ids: Iterable[str | None]) -> dict[str, dict[str, Any]]:
+        """Return the jobs that Batch knows, by id."""
+        wanted = sorted({job_id for job_id in job_ids if job_id})
+        found: dict[str, dict[str, Any]] = {}
+        for start in range(0, len(wanted), _JOBS_A_CALL):
+            ids = wanted[start : start + _JOBS_A_CALL]
+            answer = call_patiently(
+                lambda ids=ids: self.batch.describe_jobs(jobs=ids),  # type: ignore[misc]
+                budget=_BUDGET,
+            )
+            found |= {job["jobId"]: job for job in answer["jobs"]}
+        return found
+
+    def is_ours(self, job: Mapping[str, Any]) -> bool:
+        """Whether the job, or the array job that it is a part of, has our deployment's tag."""
+        parent, _, index = job["jobId"].partition(":")
+        whole = (self.describe([parent]).get(parent) or {}) if index else {}
+        tags = {**(whole.get("tags") or {}), **(job.get("tags") or {})}
+        return tags.get(TAG_DEPLOYMENT) == self.deployment_id
+
+    def terminate(self, job_id: str, reason: str) -> None:
+        """End a job; one that has ended, or that Batch has forgotten, is no error."""
+        try:
+            call_patiently(
+                lambda: self.batch.terminate_job(jobId=job_id, reason=reason[:256]),
+                budget=_BUDGET,
+            )
+        except Exception as error:
+            if error_code(error) != "ClientException":
+                raise
+            log.warning("Job %s was not ended: %s", job_id, error)
+
+
+def is_live(job: Mapping[str, Any] | None) -> bool:
+    """Whether a job goes on, and nobody has ended it."""
+    if job is None or job["status"] in _ENDED:
+        return False
+    return not (job.get("isTerminated") or job.get("isCancelled"))
+
+
+@dataclass
+class Claims:
+    """What became of a run's claims.
+
+    :param claimed: the samples that are the run's now.
+    :param finished: those that need no job.
+    :param held: why others could not be claimed.
+    """
+
+    claimed: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    held: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Claimant:
+    """A run that claims samples.
+
+    A sample of another run is taken over when that run has ended or its job is over: a job that
+    still goes on is ended first if it is our deployment's, and loses the sample in any case.
+
+    :param owner: the run, as ``run_owner`` names it.
+    :param run_state: how Airflow knows another run; None where it does not.
+    """
+
+    table: SampleTable
+    jobs: SampleJobs
+    owner: str
+    arch: str
+    run_state: RunState
+    recompute: bool = False
+    _run_states: dict[str, str | None] = field(default_factory=dict)
+
+    def claim(self, names: Iterable[str]) -> Claims:
+        """Claim samples; to do so twice is to do it once."""
+        claims = Claims()
+        pending = sorted(set(names))
+        for _ in range(_ROUNDS):
+            pending = self._claim_once(pending, claims)
+            if not pending:
+                break
+        claims.held |= dict.fromkeys(pending, "other runs claim it at the same time")
+        claims.claimed.sort()
+        claims.finished.sort()
+        return claims
+
+    def _claim_once(self, names: list[str], claims: Claims) -> list[str]:
+        """Return the samples that have changed between the look and the claim."""
+        samples = self.table.get(names)
+        claims.held |= {name: "it is not in the table any more" for name in names if name not in samples}
+        finished = [name for name, sample in samples.items() if self._is_finished(sample)]
+        claims.finished += finished
+        free = [sample for name, sample in samples.items() if name not in finished]
+        jobs = self.jobs.describe(
+            sample.job_id for sample in free if sample.owner not in (None, self.owner)
+        )
+        takeable = []
+        for sample in free:
+            if why := self._held_because(sample, jobs):
+                claims.held[sample.name] = why
+            else:
+                takeable.append(sample)
+        with ThreadPoolExecutor(THREADS) as pool:
+            won = list(pool.map(lambda sample: self._take(sample, jobs), takeable))
+        claims.claimed += [sample.name for sample, is_won in zip(takeable, won, strict=True) if is_won]
+        return [sample.name for sample, is_won in zip(takeable, won, strict=True) if not is_won]
+
+    def _is_finished(self, sample: Sample) -> bool:
+        return sample.is_finished and not (self.recompute and sample.owner != self.owner)
+
+    def _held_because(self, sample: Sample, jobs: Mapping[str, Any]) -> str | None:
+        """Say why a sample must stay its owner's, or return None."""
+        if sample.owner in (None, self.owner):
+            return None
+        if sample.job_id and (jobs.get(sample.job_id) or {}).get("status", "FAILED") in _ENDED:
+            return None
+        state = self._state_of(sample.owner or "")
+        if state is None or state in _RUN_ENDED:
+            return None
+        job = jobs.get(sample.job_id or "")
+        doing = f"job {sample.job_id} is {job['status']}" if job else "its job has not started"
+        return f"the run {sample.owner} has it since {sample.claimed_at}, and is {state}: {doing}"
+
+    def _state_of(self, owner: str) -> str | None:
+        """Ask once a run; the runs of other deployments are not for this Airflow to know."""
+        deployment, _, run = owner.partition("/")
+        dag_id, _, run_id = run.partition("/")
+        if deployment != self.jobs.deployment_id or not run_id:
+            return "of another deployment"
+        if owner not in self._run_states:
+            self._run_states[owner] = self.run_state(dag_id, run_id)
+        return self._run_states[owner]
+
+    def _take(self, sample: Sample, jobs: Mapping[str, Any]) -> bool:
+        job = jobs.get(sample.job_id or "")
+        if job and sample.owner != self.owner and is_live(job):
+            self._end(sample, job)
+        return self.table.claim(sample, self.owner, self.arch, recompute=self.recompute)
+
+    def _end(self, sample: Sample, job: Mapping[str, Any]) -> None:
+        if not self.jobs.is_ours(job):
+            log.warning("%s: job %s of %s goes on: it is not ours to end", sample.name, job["jobId"], sample.owner)
+            return
+        log.info("%s: ending job %s of %s, whose run is over", sample.name, job["jobId"], sample.owner)
+        self.jobs.terminate(job["jobId"], f"{self.owner} took over {sample.name}")
+
+
