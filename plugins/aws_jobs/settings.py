@@ -84,6 +84,8 @@ class Settings(BaseModel):
     cost_centre: TagValue
     quota_share: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Share of the account's API quotas that one triggerer may use: others use them too."""
+    batch_poll_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
+    """Seconds between two looks at the Batch jobs that are waited for, at the least."""
     lookup_grace_seconds: Annotated[float, Field(ge=0, le=600)] = 30.0
     """How long a submission of unknown outcome is looked for, because listings lag."""
     input_wait_seconds: Annotated[float, Field(ge=0, le=86_400)] = 21_600.0

@@ -211,6 +211,11 @@ def remembered_ids(context: Context, interruption: Interruption) -> list[str]:
     return list((submission and submission.external_ids) or [])
 
 
+def current_epoch(context: Context, interruption: Interruption) -> int:
+    """Return the epoch that a submission of this task instance would have now."""
+    return _epoch(Submission.recall(HeldStore(context["task_state_store"], interruption)), context)
+
+
 def finish(context: Context, interruption: Interruption) -> None:
     """Note that the job has done its work, so that only a clear starts another."""
     store = HeldStore(context["task_state_store"], interruption)

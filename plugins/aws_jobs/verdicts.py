@@ -12,7 +12,10 @@ class FailureClass(StrEnum):
     CAPACITY = "capacity"
     MEMORY = "memory"
     BOOTSTRAP = "bootstrap"
+    IMAGE = "image"
+    INPUT = "input"
     TIMEOUT = "timeout"
+    STUCK = "stuck"
     LOST = "lost"
     CANCELLED = "cancelled"
     CLUSTER_LOST = "cluster lost"
@@ -24,16 +27,21 @@ class FailureClass(StrEnum):
 NEXT_STEPS = {
     FailureClass.CAPACITY: "EC2 had no capacity, or took it back: run again, or allow other "
     "instance types or zones.",
-    FailureClass.MEMORY: "Memory ran out: give the executors or the driver more, then run again.",
+    FailureClass.MEMORY: "Memory ran out: give it more, then run again.",
     FailureClass.BOOTSTRAP: "A bootstrap action failed: mend its script; a retry makes a new "
     "cluster.",
+    FailureClass.IMAGE: "The image cannot be run: mend its name, its permissions or its "
+    "architecture; no retry can help.",
+    FailureClass.INPUT: "The input cannot be used: mend what the log names; no retry can help.",
+    FailureClass.STUCK: "AWS will not place it as it is: ask for less, or let the compute "
+    "environment have larger instances.",
     FailureClass.TIMEOUT: "The time budget of the task is used up: see why it took so long, or "
     "raise the budget.",
     FailureClass.LOST: "AWS does not know it any more: look at what it wrote before it runs again.",
     FailureClass.CANCELLED: "Somebody cancelled it: clear the task to run it again.",
     FailureClass.CLUSTER_LOST: "The cluster is gone: clear this task, and a new cluster, this step "
     "and what follows run again.",
-    FailureClass.REFUSED: "EMR refused the cluster's request: mend what the message names.",
+    FailureClass.REFUSED: "AWS refused the request: mend what the message names.",
     FailureClass.APPLICATION: "The application failed: see its log; a retry runs it again.",
 }
 

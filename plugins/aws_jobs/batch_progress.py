@@ -1,0 +1,146 @@
+"""What is left of a task's items after each submission, and how the next one asks for them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from aws_jobs.verdicts import FailureClass
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aws_jobs.batch_attempts import Attempt
+
+# An interface: tasks that are under way during a deploy have stored it.
+STATE_KEY = "batch_progress"
+
+# No other attempt can help.
+_STOP = frozenset(
+    {FailureClass.IMAGE, FailureClass.INPUT, FailureClass.STUCK, FailureClass.TIMEOUT}
+)
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """How a job is submitted again that failed for want of something.
+
+    :param memory_factor: a job that ran out of memory is given this many times as much.
+    :param memory_cap_mib: but no more than this; None to give it no more.
+    :param losses_before_fallback: after how many losses of its host an item goes to the next queue.
+    :param most_losses: after how many losses the task's own retries decide.
+    :param queues: how many queues there are.
+    """
+
+    memory_factor: float = 1.5
+    memory_cap_mib: int | None = None
+    losses_before_fallback: int = 2
+    most_losses: int = 6
+    queues: int = 1
+
+    def more_memory(self, memory_mib: int | None) -> int | None:
+        """Return what follows an amount of memory, in MiB, or None at the cap."""
+        if memory_mib is None or self.memory_cap_mib is None or memory_mib >= self.memory_cap_mib:
+            return None
+        return min(self.memory_cap_mib, math.ceil(memory_mib * self.memory_factor))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The items of one task instance, by their names, within one epoch.
+
+    :param pending: what is submitted, or next, in the order of the array.
+    :param failed: what the task's next try submits.
+    :param given_up: what no other attempt can help.
+    :param done: what has succeeded, with its job's id.
+    :param queue: which of the queues is next.
+    :param memory_mib: what is asked for, where it is more than the request says.
+    :param judged: the jobs whose ends are in here.
+    :param attempts: the record of each attempt, with the item's name as ``item``.
+    """
+
+    epoch: int
+    pending: tuple[str, ...]
+    failed: tuple[str, ...] = ()
+    given_up: tuple[str, ...] = ()
+    done: Mapping[str, str] = field(default_factory=dict)
+    queue: int = 0
+    memory_mib: int | None = None
+    judged: tuple[str, ...] = ()
+    attempts: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def recall(cls, store: Any) -> Progress | None:
+        """Read the task's memory; unknown fields are those of a newer version and are left out."""
+        stored = store.get(STATE_KEY)
+        if not stored:
+            return None
+        known: dict[str, Any] = {
+            key: tuple(value) if isinstance(value := stored[key], list) else value
+            for key in cls.__dataclass_fields__
+            if key in stored
+        }
+        return cls(**known)
+
+    def remember(self, store: Any) -> Progress:
+        """Write the task's memory, for good: a run may be cleared long after it ended."""
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+        store.set(STATE_KEY, asdict(self), retention=NEVER_EXPIRE)
+        return self
+
+    def next_try(self) -> Progress:
+        """Return what another try of the task submits."""
+        return replace(self, pending=(*self.pending, *self.failed), failed=())
+
+    def after(
+        self, job_id: str, ends: Mapping[str, Sequence[Attempt]], escalation: Escalation
+    ) -> Progress:
+        """Return what follows the end of a job.
+
+        :param ends: the attempts of each pending item.
+        """
+        records = [
+            {"item": item, **attempt.as_dict()} for item in self.pending for attempt in ends[item]
+        ]
+        progress = replace(
+            self,
+            pending=(),
+            judged=(*self.judged, job_id),
+            attempts=(*self.attempts, *records),
+        )
+        for item in self.pending:
+            progress = progress._with_end(item, ends[item][-1], escalation)
+        return progress._on_the_queue(escalation)
+
+    def _with_end(self, item: str, last: Attempt, escalation: Escalation) -> Progress:
+        if last.outcome == "succeeded":
+            return replace(self, done={**self.done, item: last.job_id})
+        failure = last.failure_class
+        again = replace(self, pending=(*self.pending, item))
+        if failure is FailureClass.MEMORY:
+            more = escalation.more_memory(last.memory_mib)
+            if more is None:
+                return replace(self, given_up=(*self.given_up, item))
+            return replace(again, memory_mib=max(more, self.memory_mib or 0))
+        if failure is FailureClass.CAPACITY and self._times(item, failure) < escalation.most_losses:
+            return again
+        if failure is FailureClass.LOST and self._times(item, failure) < 2:
+            return again
+        if failure in _STOP:
+            return replace(self, given_up=(*self.given_up, item))
+        return replace(self, failed=(*self.failed, item))
+
+    def _times(self, item: str, failure: FailureClass) -> int:
+        return self._failures()[item, failure]
+
+    def _failures(self) -> Counter[tuple[str, str | None]]:
+        return Counter((record["item"], record["failure"]) for record in self.attempts)
+
+    def _on_the_queue(self, escalation: Escalation) -> Progress:
+        failures = self._failures()
+        losses = [failures[item, FailureClass.CAPACITY] for item in self.pending]
+        fallback = max(losses, default=0) // escalation.losses_before_fallback
+        return replace(self, queue=max(self.queue, min(fallback, escalation.queues - 1)))
