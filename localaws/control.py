@@ -8,6 +8,7 @@ GET    /localaws/faults         the fault plan (:mod:`localaws.faults`)
 PUT    /localaws/faults         another plan; 400 with all that is wrong with it
 DELETE /localaws/faults         no faults any more
 GET    /localaws/emr/clusters   every cluster: id, name, state, reason, tags, steps
+GET    /localaws/batch/jobs     every job: id, name, queue, state, reason, tags, attempts, parent
 =============================== =================================================================
 """
 

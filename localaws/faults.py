@@ -9,7 +9,7 @@ kind      ``throttle``: refused, no effect. ``error``: a 5xx, no effect. ``reset
           is closed, no effect. ``lost_answer``: the effect is taken, the answer is lost: the
           connection is closed, or a ``status`` that is given is answered. ``delay``: answered
           ``seconds`` late. ``listing_lag``: what was created in the last ``seconds`` does not show
-          in a ``List*`` answer
+          in a ``List*`` answer, nor in ``DescribeJobs``
 share     share of the calls that it strikes, 0..1 (1.0); drawn from ``seed``
 count     strikes at most so many calls (no limit)
 skip      lets the first so many calls pass (0)
@@ -19,10 +19,24 @@ seconds   of ``delay`` and ``listing_lag``
 status,   of ``error``, and of ``lost_answer`` if given (500, InternalServerError)
 code
 ========= ======================================================================================
+
+Other kinds strike Batch jobs, not calls (``service`` may be left out or ``batch``). ``share``,
+``count``, ``skip`` and ``seed`` then count attempts, or jobs for ``stuck`` and ``vanish``:
+
+============= ==================================================================================
+job, queue    names that it strikes, patterns with ``*`` (all)
+seconds       how long an attempt has run, or since a job was submitted, before it strikes (0)
+kind          ``spot_loss``: the instance of a running attempt is reclaimed. ``out_of_memory``: the
+              attempt is killed once its processes have ``mebibytes`` (0). ``pull_error``: the
+              image cannot be pulled. ``stuck``: the job stays RUNNABLE with the statusReason
+              ``reason`` as long as this plan is in force. ``vanish``: DescribeJobs and ListJobs do
+              not know the job; it goes on
+============= ==================================================================================
 """
 
 from __future__ import annotations
 
+import fnmatch
 import random
 import threading
 import time
@@ -30,7 +44,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-KINDS = ("throttle", "error", "lost_answer", "delay", "listing_lag", "reset")
+CALL_KINDS = ("throttle", "error", "lost_answer", "delay", "listing_lag", "reset")
+#: Kinds that strike Batch jobs, whoever calls what.
+JOB_KINDS = ("spot_loss", "out_of_memory", "pull_error", "stuck", "vanish")
+KINDS = CALL_KINDS + JOB_KINDS
 #: Kinds that answer in place of the service; the first one that strikes wins.
 REFUSALS = ("throttle", "error", "reset")
 
@@ -43,7 +60,9 @@ _NUMBERS: dict[str, tuple[float, float | None]] = {
     "burst": (0, None),
     "refill": (0, None),
     "seed": (0, None),
+    "mebibytes": (0, None),
 }
+_TEXTS = ("service", "operation", "code", "job", "queue", "reason")
 _WHOLE = ("count", "skip", "status", "burst", "seed")
 
 
@@ -61,6 +80,7 @@ class Fault:
     tokens: float = 0.0
     refilled_at: float = 0.0
     random: random.Random = field(default_factory=random.Random)
+    judged: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> Fault:
@@ -79,16 +99,33 @@ class Fault:
 
     @property
     def seconds(self) -> float:
-        """Length of a delay or of a lag."""
+        """Length of a delay or of a lag, or the age at which a job is struck."""
         return float(self.spec.get("seconds") or 0)
 
     def is_for(self, service: str, operation: str) -> bool:
         """Say whether a call is this fault's business."""
-        if self.kind == "listing_lag" and not operation.startswith("List"):
+        if self.kind in JOB_KINDS:
+            return False
+        is_listing = operation.startswith("List") or operation == "DescribeJobs"
+        if self.kind == "listing_lag" and not is_listing:
             return False
         return self.spec.get("service", "*") in ("*", service) and self.spec.get(
             "operation", "*"
         ) in ("*", operation)
+
+    def is_for_job(self, kind: str, name: str, queue: str) -> bool:
+        """Say whether a job is this fault's business."""
+        return (
+            self.kind == kind
+            and fnmatch.fnmatchcase(name, self.spec.get("job") or "*")
+            and fnmatch.fnmatchcase(queue, self.spec.get("queue") or "*")
+        )
+
+    def strikes_once(self, subject: str) -> bool:
+        """Say whether the fault strikes a job or an attempt: the same answer whenever asked."""
+        if subject not in self.judged:
+            self.judged[subject] = self.strikes()
+        return self.judged[subject]
 
     def strikes(self) -> bool:
         """Take note of one more call and say whether the fault strikes it."""
@@ -169,6 +206,25 @@ class FaultPlan:
             listing_lag=max((f.seconds for f in struck if f.kind == "listing_lag"), default=0.0),
         )
 
+    def job_fault(
+        self, kind: str, subject: str, name: str, queue: str, age: float = 0.0
+    ) -> Fault | None:
+        """Return the fault of a kind that strikes a job or an attempt.
+
+        Args:
+            kind: one of :data:`JOB_KINDS`.
+            subject: id of the job or the attempt: each is struck once or not at all.
+            name: the job's name.
+            queue: the name of the job's queue.
+            age: seconds since the attempt began to run, or the job was submitted.
+        """
+        with self._lock:
+            for fault in self._faults:
+                concerns = fault.is_for_job(kind, name, queue) and age >= fault.seconds
+                if concerns and fault.strikes_once(subject):
+                    return fault
+        return None
+
 
 def plan_problems(specs: Any) -> list[str]:
     """Return all that is wrong with a plan, in words."""
@@ -183,10 +239,12 @@ def _problems(place: int, spec: Any) -> Iterable[str]:
         return
     if spec.get("kind") not in KINDS:
         yield f"fault {place}: kind must be one of {', '.join(KINDS)}, not {spec.get('kind')!r}"
-    known = {"service", "operation", "kind", "code", *_NUMBERS}
+    known = {"kind", *_TEXTS, *_NUMBERS}
     for name in sorted(set(spec) - known):
         yield f"fault {place}: {name} is not known (known: {', '.join(sorted(known))})"
-    for name in ("service", "operation", "code"):
+    if spec.get("kind") == "stuck" and not spec.get("reason"):
+        yield f"fault {place}: stuck needs the reason that DescribeJobs gives"
+    for name in _TEXTS:
         if not isinstance(spec.get(name, ""), str | None):
             yield f"fault {place}: {name} must be a string"
     for name, (least, most) in _NUMBERS.items():

@@ -230,6 +230,11 @@ class LocalAws:
         """Return the clusters that have not ended."""
         return [c for c in self.clusters() if not c["state"].startswith("TERMINATED")]
 
+    def jobs(self, *states: str) -> list[dict[str, Any]]:
+        """Return every Batch job and array child, or those in the given states; no AWS call."""
+        found: list[dict[str, Any]] = self._control("GET", "batch/jobs")
+        return [job for job in found if not states or job["state"] in states]
+
     def _control(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(  # noqa: S310 - http on loopback
             f"{self.endpoint_url}/localaws/{path}",

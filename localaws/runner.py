@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,8 +40,14 @@ class Command:
 class RunningCommand:
     """A command that was started. All methods may be called from any thread."""
 
-    def __init__(self, runner: Runner, command: Command) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        command: Command,
+        when_exited: Callable[[RunningCommand], None] | None = None,
+    ) -> None:
         self._runner = runner
+        self._when_exited = when_exited
         self._exited = threading.Event()
         self._lock = threading.Lock()
         self.pid: int | None = None
@@ -65,6 +71,11 @@ class RunningCommand:
             os.close(status_write)
         self._stderr = command.stderr
         threading.Thread(target=self._listen, args=(status_read,), daemon=True).start()
+
+    @property
+    def supervisor_pid(self) -> int:
+        """The process from which all that the command starts descends."""
+        return self._supervisor.pid
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the command itself, not for what it left running; None after ``timeout`` s."""
@@ -112,9 +123,16 @@ class RunningCommand:
         self._runner.forget(self)
 
     def _end_with(self, exit_code: int) -> None:
-        if self.exit_code is None:
-            self.exit_code = exit_code
+        if self.exit_code is not None:
+            return
+        self.exit_code = exit_code
         self._exited.set()
+        if self._when_exited:
+            try:
+                self._when_exited(self)
+            except Exception:
+                # this thread must go on: it knows when the last process has gone
+                log.exception("process %s has ended, and what follows that failed", self.pid)
 
 
 class Runner:
@@ -125,8 +143,10 @@ class Runner:
         self._running: set[RunningCommand] = set()
         self._closed = False
 
-    def start(self, command: Command) -> RunningCommand:
-        """Start a command.
+    def start(
+        self, command: Command, when_exited: Callable[[RunningCommand], None] | None = None
+    ) -> RunningCommand:
+        """Start a command; ``when_exited`` is called by a thread that waits for its end.
 
         Raises:
             RuntimeError: the runner was closed: the server is going down.
@@ -134,7 +154,7 @@ class Runner:
         with self._lock:
             if self._closed:
                 raise RuntimeError("localaws is stopping: no command is started any more")
-            running = RunningCommand(self, command)
+            running = RunningCommand(self, command, when_exited)
             self._running.add(running)
         return running
 

@@ -36,7 +36,19 @@ from localaws.locks import LOCKS
 log = logging.getLogger(__name__)
 
 #: One pickle: a stack of CloudFormation and S3 hold the same bucket object.
-SERVICES = ("s3", "dynamodb", "iam", "glue", "logs", "emr", "secretsmanager", "cloudformation")
+SERVICES = (
+    "s3",
+    "dynamodb",
+    "iam",
+    "glue",
+    "logs",
+    "emr",
+    "batch",
+    "ecr",
+    "ec2",
+    "secretsmanager",
+    "cloudformation",
+)
 #: Services that are one for all regions, one object a partition; only AWS's main one is kept.
 PARTITIONS_DROPPED = ("aws-cn", "aws-us-gov", "aws-iso", "aws-iso-b", "aws-iso-e", "aws-iso-f")
 

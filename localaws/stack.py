@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 
+import localaws.batch.install as batch
 import localaws.emr.install as emr
+from localaws.batch.execution import Machinery as BatchMachinery
 from localaws.calls import CallCounter
 from localaws.control import Control
 from localaws.emr.lifecycle import Machinery
@@ -29,7 +31,9 @@ class Stack:
         self.settings = settings
         self.runner = Runner()
         calls, faults = CallCounter(), FaultPlan()
-        self.control = Control(calls, faults, audits={"/localaws/emr/clusters": emr.audit})
+        self._faults = faults
+        audits = {"/localaws/emr/clusters": emr.audit, "/localaws/batch/jobs": batch.audit}
+        self.control = Control(calls, faults, audits=audits)
         prepare = {"cloudformation": self._install_cloudformation}
         app = LockedApp(LOCKS, calls, faults, self.control, prepare)
         self._server = bind(settings.host, settings.port, app)
@@ -46,10 +50,12 @@ class Stack:
         self._workspace = Workspace(self.settings, self.endpoint_url)
         s3 = OwnS3(self.endpoint_url)
         emr.install(Machinery(self.settings, self.runner, self._workspace, s3))
+        batch.install(BatchMachinery(self.settings, self.runner, self._workspace, self._faults))
         if self._snapshot:
             self._snapshot.load()
             # a server that was killed wrote down nothing of what ran
             emr.break_off()
+            batch.break_off()
         self._thread.start()
         if self.settings.seed:
             seed(self.settings.seed_templates, self.endpoint_url)
@@ -64,6 +70,7 @@ class Stack:
     def stop(self) -> None:
         """End what runs, keep the data, remove the rest."""
         emr.break_off()
+        batch.break_off()
         self.runner.close()
         if self._thread.is_alive():
             self._server.shutdown()
