@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aws_jobs.aws_errors import call_patiently, error_code
+from aws_jobs.batch_job import (
+    JOB_ACTIVE,
+    JOB_ENDED,
+    JOB_IDS_PER_CALL,
+    state_of,
+    terminate_job,
+)
 from aws_jobs.identity import TAG_DEPLOYMENT
 from aws_jobs.samples import Sample, SampleTable
 
@@ -17,14 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RunState = Callable[[str, str], "str | None"] if TYPE_CHECKING else Any
-
 # As many calls go on at once as a boto3 client has connections, with two to spare.
 THREADS = 8
-_ENDED = frozenset({"SUCCEEDED", "FAILED"})
 _RUN_ENDED = frozenset({"success", "failed"})
-# https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
-_JOBS_A_CALL = 100
 _BUDGET = 300.0
 # A sample that somebody else wrote is read again: once for each of two rivals.
 _ROUNDS = 3
@@ -66,12 +68,9 @@ class SampleJobs:
         """Return the jobs that Batch knows, by id."""
         wanted = sorted({job_id for job_id in job_ids if job_id})
         found: dict[str, dict[str, Any]] = {}
-        for start in range(0, len(wanted), _JOBS_A_CALL):
-            ids = wanted[start : start + _JOBS_A_CALL]
-            answer = call_patiently(
-                lambda ids=ids: self.batch.describe_jobs(jobs=ids),  # type: ignore[misc]
-                budget=_BUDGET,
-            )
+        for start in range(0, len(wanted), JOB_IDS_PER_CALL):
+            ids = wanted[start : start + JOB_IDS_PER_CALL]
+            answer = call_patiently(partial(self.batch.describe_jobs, jobs=ids), budget=_BUDGET)
             found |= {job["jobId"]: job for job in answer["jobs"]}
         return found
 
@@ -85,10 +84,7 @@ class SampleJobs:
     def terminate(self, job_id: str, reason: str) -> None:
         """End a job; one that has ended, or that Batch has forgotten, is no error."""
         try:
-            call_patiently(
-                lambda: self.batch.terminate_job(jobId=job_id, reason=reason[:256]),
-                budget=_BUDGET,
-            )
+            call_patiently(lambda: terminate_job(self.batch, job_id, reason[:256]), budget=_BUDGET)
         except Exception as error:
             if error_code(error) != "ClientException":
                 raise
@@ -97,9 +93,7 @@ class SampleJobs:
 
 def is_live(job: Mapping[str, Any] | None) -> bool:
     """Whether a job goes on, and nobody has ended it."""
-    if job is None or job["status"] in _ENDED:
-        return False
-    return not (job.get("isTerminated") or job.get("isCancelled"))
+    return job is not None and state_of(job) in JOB_ACTIVE
 
 
 @dataclass
@@ -131,7 +125,7 @@ class Claimant:
     jobs: SampleJobs
     owner: str
     arch: str
-    run_state: RunState
+    run_state: Callable[[str, str], str | None]
     recompute: bool = False
     _run_states: dict[str, str | None] = field(default_factory=dict)
 
@@ -151,7 +145,9 @@ class Claimant:
     def _claim_once(self, names: list[str], claims: Claims) -> list[str]:
         """Return the samples that have changed between the look and the claim."""
         samples = self.table.get(names)
-        claims.held |= {name: "it is not in the table any more" for name in names if name not in samples}
+        claims.held |= {
+            name: "it is not in the table any more" for name in names if name not in samples
+        }
         finished = [name for name, sample in samples.items() if self._is_finished(sample)]
         claims.finished += finished
         free = [sample for name, sample in samples.items() if name not in finished]
@@ -166,7 +162,9 @@ class Claimant:
                 takeable.append(sample)
         with ThreadPoolExecutor(THREADS) as pool:
             won = list(pool.map(lambda sample: self._take(sample, jobs), takeable))
-        claims.claimed += [sample.name for sample, is_won in zip(takeable, won, strict=True) if is_won]
+        claims.claimed += [
+            sample.name for sample, is_won in zip(takeable, won, strict=True) if is_won
+        ]
         return [sample.name for sample, is_won in zip(takeable, won, strict=True) if not is_won]
 
     def _is_finished(self, sample: Sample) -> bool:
@@ -176,7 +174,7 @@ class Claimant:
         """Say why a sample must stay its owner's, or return None."""
         if sample.owner in (None, self.owner):
             return None
-        if sample.job_id and (jobs.get(sample.job_id) or {}).get("status", "FAILED") in _ENDED:
+        if sample.job_id and (jobs.get(sample.job_id) or {}).get("status", "FAILED") in JOB_ENDED:
             return None
         state = self._state_of(sample.owner or "")
         if state is None or state in _RUN_ENDED:
@@ -203,9 +201,14 @@ class Claimant:
 
     def _end(self, sample: Sample, job: Mapping[str, Any]) -> None:
         if not self.jobs.is_ours(job):
-            log.warning("%s: job %s of %s goes on: it is not ours to end", sample.name, job["jobId"], sample.owner)
+            log.warning(
+                "%s: job %s of %s goes on: it is not ours to end",
+                sample.name,
+                job["jobId"],
+                sample.owner,
+            )
             return
-        log.info("%s: ending job %s of %s, whose run is over", sample.name, job["jobId"], sample.owner)
+        log.info(
+            "%s: ending job %s of %s, whose run is over", sample.name, job["jobId"], sample.owner
+        )
         self.jobs.terminate(job["jobId"], f"{self.owner} took over {sample.name}")
-
-

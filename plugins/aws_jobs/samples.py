@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aws_jobs.aws_errors import call_patiently, error_code
@@ -255,9 +256,7 @@ class SampleTable:
     ) -> bool:
         unchanged, values = _unchanged(read, _IDENTIFYING)
         condition = f"attribute_exists(#sample) AND {unchanged}"
-        return self._update(
-            read.name, condition, changes=changes, removed=removed, values=values
-        )
+        return self._update(read.name, condition, changes=changes, removed=removed, values=values)
 
     def _update(
         self,
@@ -305,10 +304,8 @@ class SampleTable:
         pending: dict[str, Any] = {self.name: {"Keys": keys, "ConsistentRead": True}}
         pause, give_up = 0.1, time.monotonic() + _BUDGET
         while pending:
-            request = pending
             answer = call_patiently(
-                lambda request=request: self.dynamodb.batch_get_item(RequestItems=request),  # type: ignore[misc]
-                budget=_BUDGET,
+                partial(self.dynamodb.batch_get_item, RequestItems=pending), budget=_BUDGET
             )
             yield from answer["Responses"].get(self.name, [])
             pending = answer.get("UnprocessedKeys") or {}
@@ -328,7 +325,7 @@ class SampleTable:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def _call(self, call: Callable[..., Any], **request: Any) -> Any:
-        return call_patiently(lambda: call(TableName=self.name, **request), budget=_BUDGET)
+        return call_patiently(partial(call, TableName=self.name, **request), budget=_BUDGET)
 
     def _sample(self, item: Mapping[str, Mapping[str, str]]) -> Sample:
         known = {key: value for key, value in item.items() if key in Sample.__dataclass_fields__}
