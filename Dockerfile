@@ -23,6 +23,7 @@ RUN VIRTUAL_ENV=/opt/venv uv pip sync --no-cache --require-hashes requirements.t
 # A named volume takes over the owner of the folder that it is mounted on.
 RUN install --directory --owner=50000 --group=0 --mode=0770 /opt/airflow \
     && install --directory --owner=50000 --group=0 --mode=0700 /opt/login
+COPY airflow-pools.json ./
 COPY dags dags/
 COPY plugins plugins/
 COPY include include/
@@ -40,6 +41,13 @@ COPY requirements-local.txt requirements-spark.txt ./
 RUN VIRTUAL_ENV=/opt/venv uv pip sync --no-cache --require-hashes requirements-local.txt \
     && uv venv --python /opt/venv/bin/python /opt/spark \
     && VIRTUAL_ENV=/opt/spark uv pip sync --no-cache --require-hashes requirements-spark.txt
+# What Batch jobs run in: bwa and samtools of the distribution, and an environment of their own.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends bwa=0.7.17-* samtools=1.16.* \
+    && rm -rf /var/lib/apt/lists/*
+COPY requirements-genomics.txt ./
+COPY scripts/debian_packages.py scripts/setup_env.py scripts/setup_genomics.py scripts/
+RUN UV_NO_CACHE=1 PIP_NO_CACHE_DIR=1 python -m scripts.setup_genomics
 COPY localaws localaws/
 RUN python -m localaws.spark_setup --env /opt/spark --jars /opt/spark-jars --cds /opt/spark-cds.jsa \
     && install --directory --owner=50000 --group=0 --mode=0700 /var/lib/localaws

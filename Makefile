@@ -24,7 +24,7 @@ GENOMES := .cache/genomes
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup-spark flights ## Run the daily ETL whole, on real data with real Spark; leaves nothing running
+demo: setup-spark flights genomes ## Run the daily ETL whole, on real data with real Spark; leaves nothing running
 	@$(RUN) -m scripts.demo
 
 # What is quick comes first, so that a slip shows early.
@@ -33,7 +33,7 @@ TESTS ?= $(addprefix tests/,house plugins dags include localaws e2e)
 test: setup-spark flights genomes ## Run all tests; make test TESTS="tests/plugins -k retry" runs some
 	@$(RUN) -m pytest --durations=10 $(TESTS)
 
-up: setup-spark flights ## Start Airflow and localaws in the background (AIRFLOW_PORT, LOCALAWS_PORT)
+up: setup-spark flights genomes ## Start Airflow and localaws in the background (AIRFLOW_PORT, LOCALAWS_PORT)
 	@$(RUN) -m scripts.local up --airflow-port $(AIRFLOW_PORT) --localaws-port $(LOCALAWS_PORT)
 
 down: ## Stop what `make up` started; history and data stay in .local
@@ -41,6 +41,9 @@ down: ## Stop what `make up` started; history and data stay in .local
 
 airflow: ## Run Airflow's CLI on what `make up` started: make airflow ARGS="dags list"
 	@$(RUN) -m scripts.local airflow $(ARGS)
+
+samples: ## List and mend the samples of what `make up` started: make samples ARGS="show"
+	@$(RUN) -m scripts.local samples $(ARGS)
 
 restart: ## Stop and start again: after an edit in plugins/ or localaws/
 	@$(MAKE) --no-print-directory down
@@ -56,7 +59,7 @@ lint: setup ## Check style, types, YAML, CloudFormation and the Dockerfile
 	check mypy; \
 	check yamllint --strict .; \
 	check cfn-lint include/infra/*.yaml; \
-	check hadolint Dockerfile; \
+	check hadolint $(wildcard Dockerfile include/*/Dockerfile); \
 	[ -z "$$failed" ] || { echo "== failed:$$failed" >&2; exit 1; }
 
 format: setup ## Let ruff format and mend what it can
@@ -106,5 +109,5 @@ genomes: setup-genomics ## Make reference and samples of real genomes (Debian's 
 
 # The set-up's steps need each other, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help demo test up down airflow restart status lint format bench requirements compose-env clean \
+.PHONY: help demo test up down airflow samples restart status lint format bench requirements compose-env clean \
 	setup setup-spark setup-genomics flights genomes

@@ -98,6 +98,14 @@ class AirflowRest:
         answer.raise_for_status()
         return dict(answer.json())
 
+    def set_pools(self, pools: Mapping[str, Mapping[str, Any]]) -> None:
+        """Make pools, or give those that are there these slots: name to ``slots`` and more."""
+        entities = [{"name": name, **settings} for name, settings in pools.items()]
+        action = {"action": "create", "entities": entities, "action_on_existence": "overwrite"}
+        answer = self.call("PATCH", "/pools", {"actions": [action]})
+        if errors := answer["create"]["errors"]:
+            raise AirflowRestError(httpx.codes.OK, f"pools could not be made: {errors}")
+
     # DAGs
 
     def dag_ids(self) -> set[str]:

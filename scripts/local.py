@@ -2,6 +2,7 @@
 
 python -m scripts.local up|down|status
 python -m scripts.local airflow backfill create --dag-id emr_daily_etl ...
+python -m scripts.local samples show
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ HOME = ROOT / ".local"
 DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 # The year that the DAGs find raw data of.
 DAYS = "2013-01-01..2013-12-31"
+# Command lines that work on what is up.
+MODULES = {"airflow": "airflow", "samples": "aws_jobs.sample_tools"}
 
 
 def main() -> None:
     """Run one command of `make`."""
+    if sys.argv[1:2] and sys.argv[1] in MODULES:
+        run_module(HOME, MODULES[sys.argv[1]], sys.argv[2:])
     parser = argparse.ArgumentParser(description="Airflow, localaws and PostgreSQL here.")
-    parser.add_argument("command", choices=["up", "down", "status", "airflow"])
+    parser.add_argument("command", choices=["up", "down", "status", *MODULES])
     parser.add_argument("--home", type=Path, default=HOME, help="state, logs and secrets")
     parser.add_argument("--airflow-port", type=int, default=8080)
     parser.add_argument("--localaws-port", type=int, default=4570)
-    arguments, others = parser.parse_known_args()
-    if others and arguments.command != "airflow":
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    arguments = parser.parse_args()
     home = arguments.home.resolve()
-    if arguments.command == "airflow":
-        airflow(home, others)
-    elif arguments.command == "down":
+    if arguments.command == "down":
         down(home)
     elif arguments.command == "status":
         sys.exit(0 if status(home) else 1)
@@ -78,11 +79,22 @@ def up(home: Path, airflow_port: int, localaws_port: int) -> None:
 
 
 def fill_bucket(stack: Stack) -> None:
-    """Put the raw days and the Spark jobs where the DAGs expect them; what is there stays."""
-    bucket = json.loads(stack.environ["AIRFLOW_VAR_AWS_JOBS"])["bucket"]
-    command = [sys.executable, "-m", "scripts.seed_flights", "--upload", "--bucket", bucket]
+    """Put what the DAGs work on where they expect it; what is there stays."""
+    settings = json.loads(stack.environ["AIRFLOW_VAR_AWS_JOBS"])
+    bucket, table = settings["bucket"], settings["genomics"]["samples_table"]
+    run_seed(stack, "scripts.seed_flights", "--bucket", bucket, "--days", DAYS)
+    say(f"s3://{bucket} holds raw flights of {DAYS} and the Spark jobs")
+    run_seed(stack, "scripts.seed_genomes", "--bucket", bucket, "--table", table)
+    say(f"s3://{bucket} holds a reference and samples, which {table} lists")
+
+
+def run_seed(stack: Stack, module: str, *arguments: str) -> None:
+    """Let a seeding script fill the stack's bucket.
+
+    :raises StackError: with what it said when it failed.
+    """
     result = subprocess.run(
-        [*command, "--days", DAYS],
+        [sys.executable, "-m", module, "--upload", *arguments],
         cwd=ROOT,
         env=stack.environ,
         capture_output=True,
@@ -91,7 +103,6 @@ def fill_bucket(stack: Stack) -> None:
     )
     if result.returncode:
         raise StackError(f"the bucket could not be filled: {result.stderr.strip()[-2000:]}")
-    say(f"s3://{bucket} holds raw flights of {DAYS} and the Spark jobs")
 
 
 def describe(stack: Stack) -> None:
@@ -105,14 +116,14 @@ def describe(stack: Stack) -> None:
     )
 
 
-def airflow(home: Path, arguments: Sequence[str]) -> NoReturn:
-    """Run Airflow's command line with the environment that the scheduler was started with."""
+def run_module(home: Path, module: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a command-line module with the environment that the scheduler was started with."""
     stack = Stack.attach(ROOT, home)
     scheduler = stack and stack.record.components.get("scheduler")
     if not scheduler or not scheduler.is_alive():
         sys.exit("Airflow is not up; make up starts it")
-    environ = psutil.Process(scheduler.pid).environ()
-    command = [sys.executable, "-P", "-m", "airflow", *arguments]
+    environ = {**psutil.Process(scheduler.pid).environ(), "PYTHONPATH": str(ROOT / "plugins")}
+    command = [sys.executable, "-P", "-m", module, *arguments]
     sys.exit(subprocess.run(command, env=environ, check=False).returncode)
 
 

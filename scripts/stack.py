@@ -13,6 +13,7 @@ buckets would wait for ids that nobody knows.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -43,6 +44,8 @@ from scripts.postgres import migrated_copy, start_postgres, stop_postgres
 from scripts.stack_record import LOCALAWS, Record, stop_recorded, why_data_are_lost
 
 ROOT = Path(__file__).resolve().parent.parent
+# In the form of `airflow pools import`.
+POOLS = "airflow-pools.json"
 # What Airflow itself reports of each, in /api/v2/monitor/health.
 _HEALTH_KEYS = {
     "scheduler": "scheduler",
@@ -203,7 +206,7 @@ class Stack:
         :raises StackError: with the log of what died or is late.
         :raises PortTakenError: when somebody else listens there.
         """
-        self._clear_up_before()
+        self.clear_up()
         started = time.monotonic()
         places = self._choose_places()
         self._record = Record(
@@ -221,9 +224,11 @@ class Stack:
                 del environ[JWT_SECRET]
             self._run(name, [*_AIRFLOW_COMMAND, *arguments], environ)
         self.wait_healthy(timeout)
+        self.rest.set_pools(json.loads((self.root / POOLS).read_text()))
         self._say(f"all healthy after {time.monotonic() - started:.0f} s")
 
-    def _clear_up_before(self) -> None:
+    def clear_up(self) -> None:
+        """End what is left of an earlier start; set a history aside that has lost its data."""
         self.home.mkdir(parents=True, exist_ok=True)
         before = Record.read(self.home)
         if before is None:

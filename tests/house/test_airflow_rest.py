@@ -54,6 +54,29 @@ def test_a_wrong_password_is_said():
         FakeAirflow(always({})).client("wrong").run("d", "r")
 
 
+def test_a_pool_that_is_there_is_given_its_slots():
+    airflow = FakeAirflow(always({"create": {"success": ["p"], "errors": []}}))
+
+    airflow.client().set_pools({"p": {"slots": 3, "description": "why"}})
+
+    (asked,) = airflow.asked
+    assert (asked.method, asked.url.path) == ("PATCH", "/api/v2/pools")
+    assert json.loads(asked.content)["actions"] == [
+        {
+            "action": "create",
+            "entities": [{"name": "p", "slots": 3, "description": "why"}],
+            "action_on_existence": "overwrite",
+        }
+    ]
+
+
+def test_a_pool_that_is_refused_is_said():
+    refusal = {"create": {"success": [], "errors": [{"error": "no"}]}}
+
+    with pytest.raises(AirflowRestError, match="pools could not be made"):
+        FakeAirflow(always(refusal)).client().set_pools({"p": {"slots": 3}})
+
+
 def test_a_refusal_says_the_call_and_airflows_reason():
     airflow = FakeAirflow(always({"detail": "no such DAG"}, status=404))
 

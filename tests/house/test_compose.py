@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import yaml
 
 from scripts.compose_env import compose_env
 from scripts.local_env import Secrets, read_env_file
-from scripts.stack import _AIRFLOW
+from scripts.stack import _AIRFLOW, POOLS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yaml").read_text()
@@ -72,6 +73,17 @@ def test_nobody_starts_before_the_schema_is_there_and_localaws_answers():
             "localaws": {"condition": "service_healthy"},
         }
     assert SERVICES["init"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+
+
+def test_the_pools_are_those_of_make_up():
+    *_, last = SERVICES["init"]["command"][0].strip().splitlines()
+
+    assert last == f"exec python -P -m airflow pools import {POOLS}"
+    assert f"COPY {POOLS} ./" in DOCKERFILE
+    for pool in json.loads((ROOT / POOLS).read_text()).values():
+        # Without both, the import leaves a pool out.
+        assert pool["slots"] > 0
+        assert pool["description"]
 
 
 def test_a_missing_secret_is_refused_with_what_to_do_and_the_helper_writes_them_all(tmp_path):

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local import airflow, status
+from scripts.local import MODULES, run_module, status
 
 
-def test_airflows_command_line_needs_a_stack(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", MODULES.values())
+def test_a_command_line_needs_a_stack(tmp_path: Path, module: str) -> None:
     with pytest.raises(SystemExit, match="make up starts it"):
-        airflow(tmp_path, ["dags", "list"])
+        run_module(tmp_path, module, ["--help"])
 
 
 def test_a_stack_that_is_down_is_not_well(

@@ -16,7 +16,7 @@ import pytest
 
 from scripts.local_env import JWT_SECRET
 from scripts.stack import ROOT, Stack
-from scripts.stack_record import Record, stop_recorded
+from scripts.stack_record import stop_recorded
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -64,22 +64,27 @@ def test_nothing_is_left_when_its_owner_is_killed(home):
     ) as owner:
         assert owner.stdout
         assert owner.stdout.readline() == "up\n"
-        record = Record.read(home)
-        assert record
-        assert len(record.living()) == 5
+        stack = Stack.attach(ROOT, home)
+        assert stack
+        assert len(stack.record.living()) == 5
         assert len(left_of(home)) > 5
+        stack.rest.wait_for_dags({"emr_daily_etl"})
+        stack.rest.trigger("emr_daily_etl", run_id="kept", conf={"day": "2013-01-01"})
 
         owner.kill()
 
     until(lambda: left_of(home) == [], seconds=30)
-    assert record.living() == []
+    assert stack.record.living() == []
 
 
-def test_history_goes_on_after_a_stop_and_a_component_can_be_restarted_alone(home):
+def test_history_goes_on_in_the_next_start_and_a_component_can_be_restarted_alone(home):
     with Stack(ROOT, home) as stack:
+        assert not (home / "set-aside").exists()
+        assert [run["dag_run_id"] for run in stack.rest.runs("emr_daily_etl")] == ["kept"]
         stack.rest.wait_for_dags({"emr_daily_etl"})
         assert stack.rest.import_errors() == {}
-        stack.rest.trigger("emr_daily_etl", run_id="kept", conf={"day": "2013-01-01"})
+        assert httpx.get(f"{stack.localaws_url}/localaws/health").json()["seeded"] is True
+        assert stack.rest.call("GET", "/pools/batch_submissions")["slots"] == 32
         assert JWT_SECRET not in stack.processes["triggerer"].environ
         assert JWT_SECRET in stack.processes["scheduler"].environ
 
@@ -88,21 +93,17 @@ def test_history_goes_on_after_a_stop_and_a_component_can_be_restarted_alone(hom
         stack.processes["triggerer"].restart()
         stack.wait_healthy()
 
+        os.kill(stack.processes["localaws"].pid, signal.SIGKILL)
+
     assert left_of(home) == []
 
 
 def test_a_history_without_its_data_is_set_aside(home):
     said: list[str] = []
-    with Stack(ROOT, home, say=said.append) as stack:
-        assert [run["dag_run_id"] for run in stack.rest.runs("emr_daily_etl")] == ["kept"]
-        assert not (home / "set-aside").exists()
-        os.kill(stack.processes["localaws"].pid, signal.SIGKILL)
 
-    with Stack(ROOT, home, say=said.append) as stack:
-        stack.rest.wait_for_dags({"emr_daily_etl"})
+    Stack(ROOT, home, say=said.append).clear_up()
 
-        assert stack.rest.runs("emr_daily_etl") == []
-        assert httpx.get(f"{stack.localaws_url}/localaws/health").json()["seeded"] is True
-    assert (home / "set-aside" / "postgres" / "PG_VERSION").exists()
     assert [line for line in said if "history starts anew" in line]
-    assert left_of(home) == []
+    assert (home / "set-aside" / "postgres" / "PG_VERSION").exists()
+    # What the next start finds is what the first one found.
+    assert {path.name for path in home.iterdir()} & {"postgres", "airflow", "localaws"} == set()
