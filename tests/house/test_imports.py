@@ -12,6 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OURS = {"aws_jobs", "benchmarks", "dags", "include", "localaws", "plugins", "scripts", "tests"}
+# What the code of include/ finds where AWS runs it: EMR's image, and ours of the mapping jobs.
+SHIPS_WITH = {
+    "spark": {"boto3", "botocore", "pyspark"},
+    "genomics": {"boto3", "botocore", "numpy", "pyarrow", "pycoverm", "pysam", "read_mapping"},
+}
 # Half a CPU second at every parse of a DAG file and at every start of a task.
 SLOW = ("boto3", "botocore", "s3transfer", "airflow.providers.amazon")
 
@@ -87,11 +92,18 @@ def test_plugins_import_what_is_slow_inside_functions_only():
     assert offences("plugins/aws_jobs", allowed) == []
 
 
-def test_what_aws_runs_needs_nothing_of_ours_and_nothing_that_emr_lacks():
+@pytest.mark.parametrize(("folder", "packages"), SHIPS_WITH.items())
+def test_what_aws_runs_needs_nothing_of_ours_and_nothing_that_it_lacks_there(folder, packages):
     def allowed(each: Import) -> bool:
-        return is_standard(each) or each.top in ("pyspark", "boto3", "botocore")
+        return is_standard(each) or each.top in packages
 
-    assert offences("include", allowed) == []
+    assert offences(f"include/{folder}", allowed) == []
+
+
+def test_each_folder_that_aws_runs_code_of_has_its_packages_named():
+    folders = {path.relative_to(ROOT / "include").parts[0] for path in ROOT.glob("include/**/*.py")}
+
+    assert folders == set(SHIPS_WITH)
 
 
 def test_localaws_imports_nothing_else_of_ours_and_no_airflow():
