@@ -1,0 +1,48 @@
+"""A command's run: what it says, what it uses, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+
+from read_mapping.exceptions import MappingError, Terminated
+from read_mapping.resources import Stages
+
+
+class Job:
+    """One run of a command, which speaks on stderr."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self.subject = ""
+        self.stages = Stages()
+
+    def say(self, what: str) -> None:
+        """Print a line, which names the sample as soon as it is known."""
+        words = [self._command, *([self.subject] if self.subject else []), what]
+        print(": ".join(words), file=sys.stderr, flush=True)
+
+    def run(self, work: Callable[[Job], str]) -> int:
+        """Do the work; return the exit code. The last line says why it failed, in one sentence."""
+        signal.signal(signal.SIGTERM, _terminate)
+        code = 0
+        try:
+            with self.stages:
+                end = work(self)
+        except (MappingError, Terminated) as error:
+            end, code = str(error), error.exit_code
+        except Exception as error:
+            traceback.print_exc()
+            end, code = f"{type(error).__name__}: {error}", MappingError.exit_code
+        print(f"{self._command}: peak memory {self.stages.peak_rss_mib} MiB", file=sys.stderr)
+        self.say(" ".join(end.split()))
+        return code
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    # Once: what is being tidied up is not to be broken off by a second one.
+    signal.signal(number, signal.SIG_IGN)
+    raise Terminated("terminated by SIGTERM: a time-out, a cancellation, or the instance goes away")
