@@ -5,32 +5,43 @@ stack behind when it fails. Here a template is checked first, every type and pro
 honoured is named, a value outside of AllowedValues or AllowedPattern is refused, and a stack that
 fails is removed with what it made.
 
-To support another type: moto's own model or one like :class:`GlueTable`, and its properties in
-:data:`HONOURED`.
+To support another type: moto's own model and its properties in :data:`HONOURED`, or a model in
+:mod:`localaws.cloudformation_resources`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from moto.cloudformation import models as moto_models
 from moto.cloudformation import parsing
 from moto.cloudformation.exceptions import ValidationError
-from moto.core.common_models import CloudFormationModel
 from moto.s3.models import FakeBucket
 
-from localaws import cloudformation_iam
-from localaws.own_s3 import client
+from localaws import cloudformation_batch, cloudformation_iam, cloudformation_resources
+from localaws.cloudformation_resources import (
+    BucketPolicy,
+    GlueDatabase,
+    GlueTable,
+    Made,
+    flag,
+    own_client,
+)
 from localaws.wrapping import wrap
 
 log = logging.getLogger(__name__)
 
+#: The types that localaws makes itself.
+MODELS: tuple[type[Made], ...] = (
+    BucketPolicy,
+    GlueDatabase,
+    GlueTable,
+    *cloudformation_batch.MODELS,
+)
 #: What is honoured, by type.
 HONOURED: dict[str, frozenset[str]] = {
     "AWS::S3::Bucket": frozenset(
@@ -44,9 +55,7 @@ HONOURED: dict[str, frozenset[str]] = {
             "VersioningConfiguration",
         }
     ),
-    "AWS::S3::BucketPolicy": frozenset({"Bucket", "PolicyDocument"}),
-    "AWS::Glue::Database": frozenset({"CatalogId", "DatabaseInput"}),
-    "AWS::Glue::Table": frozenset({"CatalogId", "DatabaseName", "TableInput"}),
+    **{model.KIND: model.HONOURED for model in MODELS},
     # moto's own types, completed by localaws.cloudformation_iam
     "AWS::IAM::Role": frozenset(
         {
@@ -81,13 +90,9 @@ _LIFECYCLE_OTHER = (
 )
 
 
-#: Where resources are made; moto calls class methods, which can be given nothing.
-_ENDPOINT: list[str] = []
-
-
 def install(endpoint_url: str) -> None:
     """Extend moto's CloudFormation; resources are made through the API at ``endpoint_url``."""
-    _ENDPOINT[:] = [endpoint_url]
+    cloudformation_resources.ENDPOINT[:] = [endpoint_url]
     # moto finds types among the direct subclasses, once: ours exist by now
     parsing.get_model_list.cache_clear()
     parsing.get_model_map.cache_clear()
@@ -116,45 +121,6 @@ def not_honoured(template: dict[str, Any]) -> list[str]:
         properties = set(resource.get("Properties") or {})
         found += [f"{name}: {kind}.{p}" for p in sorted(properties - HONOURED[kind])]
     return found
-
-
-class Referable:
-    """What the types below have in common: a name that ``Ref`` gives, and no attributes.
-
-    Not a CloudFormationModel itself: moto finds the types among that class's direct subclasses.
-    """
-
-    name: str
-
-    @property
-    def physical_resource_id(self) -> str:
-        """What ``Ref`` gives."""
-        return self.name
-
-    @staticmethod
-    def cloudformation_name_type() -> str:
-        """Return no property: the name is nested in another one, or there is none."""
-        return ""
-
-    @classmethod
-    def has_cfn_attr(cls, attr: str) -> bool:
-        """Say that there is nothing for ``Fn::GetAtt``."""
-        return False
-
-
-def own_client(service: str) -> Any:
-    """Return a client through which resources are made."""
-    return client(service, _ENDPOINT[0])
-
-
-@contextmanager
-def may_be_gone() -> Iterator[None]:
-    """Let a deletion pass whose resource went with another one: a table with its database."""
-    try:
-        yield
-    except ClientError as error:
-        if error.response["Error"]["Code"] not in ("NoSuchBucket", "EntityNotFoundException"):
-            raise
 
 
 def _check_before(
@@ -219,7 +185,7 @@ def configure_bucket(name: str, properties: dict[str, Any]) -> None:
     block = properties.get("PublicAccessBlockConfiguration")
     if block:
         s3.put_public_access_block(
-            Bucket=name, PublicAccessBlockConfiguration={k: _flag(v) for k, v in block.items()}
+            Bucket=name, PublicAccessBlockConfiguration={k: flag(v) for k, v in block.items()}
         )
     if properties.get("OwnershipControls"):
         s3.put_bucket_ownership_controls(
@@ -256,7 +222,7 @@ def lifecycle_rule(rule: dict[str, Any]) -> dict[str, Any]:
     if "ExpirationInDays" in rule:
         expiration["Days"] = int(rule["ExpirationInDays"])
     if "ExpiredObjectDeleteMarker" in rule:
-        expiration["ExpiredObjectDeleteMarker"] = _flag(rule["ExpiredObjectDeleteMarker"])
+        expiration["ExpiredObjectDeleteMarker"] = flag(rule["ExpiredObjectDeleteMarker"])
     if expiration:
         api["Expiration"] = expiration
     if rule.get("Transitions"):
@@ -275,193 +241,7 @@ def _lifecycle_filter(prefix: str | None, tags: list[dict[str, str]]) -> dict[st
     return {"And": {"Prefix": prefix or "", "Tags": tags}}
 
 
-def _flag(value: Any) -> bool:
-    return str(value).lower() == "true"
-
-
 def _numbers(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: int(v) if str(v).isdigit() else v for key, v in value.items()}
     return value
-
-
-def without_tls_only(document: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the statements that refuse plain http, which is all that this endpoint speaks.
-
-    moto enforces a bucket policy and looks at no condition: such a statement would lock everybody
-    out.
-    """
-    statements = document.get("Statement") or []
-    kept = [one for one in statements if not _refuses_http(one)]
-    if len(kept) < len(statements):
-        log.info(
-            "a bucket policy refuses plain http: that statement is not attached, because localaws "
-            "speaks plain http on loopback"
-        )
-    return {**document, "Statement": kept}
-
-
-def _refuses_http(statement: dict[str, Any]) -> bool:
-    condition = (statement.get("Condition") or {}).get("Bool") or {}
-    secure = condition.get("aws:SecureTransport")
-    return statement.get("Effect") == "Deny" and secure is not None and not _flag(secure)
-
-
-class BucketPolicy(Referable, CloudFormationModel):
-    """AWS::S3::BucketPolicy."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        """Return the type."""
-        return "AWS::S3::BucketPolicy"
-
-    @classmethod
-    def create_from_cloudformation_json(
-        cls,
-        resource_name: str,
-        cloudformation_json: Any,
-        account_id: str,
-        region_name: str,
-        **_: Any,
-    ) -> BucketPolicy:
-        """Attach the policy."""
-        properties = cloudformation_json["Properties"]
-        document = without_tls_only(properties["PolicyDocument"])
-        if document["Statement"]:
-            own_client("s3").put_bucket_policy(
-                Bucket=properties["Bucket"], Policy=json.dumps(document)
-            )
-        return cls(properties["Bucket"])
-
-    @classmethod
-    def update_from_cloudformation_json(
-        cls,
-        original_resource: Any,
-        new_resource_name: str,
-        cloudformation_json: Any,
-        account_id: str,
-        region_name: str,
-    ) -> BucketPolicy:
-        """Attach the new policy in place of the old one."""
-        own_client("s3").delete_bucket_policy(Bucket=original_resource.name)
-        return cls.create_from_cloudformation_json(
-            new_resource_name, cloudformation_json, account_id, region_name
-        )
-
-    def delete(self, account_id: str, region_name: str) -> None:
-        """Detach it."""
-        with may_be_gone():
-            own_client("s3").delete_bucket_policy(Bucket=self.name)
-
-
-class GlueDatabase(Referable, CloudFormationModel):
-    """AWS::Glue::Database."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        """Return the type."""
-        return "AWS::Glue::Database"
-
-    @classmethod
-    def create_from_cloudformation_json(
-        cls,
-        resource_name: str,
-        cloudformation_json: Any,
-        account_id: str,
-        region_name: str,
-        **_: Any,
-    ) -> GlueDatabase:
-        """Make the database."""
-        database = dict(cloudformation_json["Properties"]["DatabaseInput"])
-        database.setdefault("Name", resource_name.lower())
-        own_client("glue").create_database(DatabaseInput=database)
-        return cls(database["Name"])
-
-    @classmethod
-    def update_from_cloudformation_json(
-        cls,
-        original_resource: Any,
-        new_resource_name: str,
-        cloudformation_json: Any,
-        account_id: str,
-        region_name: str,
-    ) -> GlueDatabase:
-        """Change the database; another name makes another one."""
-        database = dict(cloudformation_json["Properties"]["DatabaseInput"])
-        database.setdefault("Name", original_resource.name)
-        if database["Name"] == original_resource.name:
-            own_client("glue").update_database(Name=database["Name"], DatabaseInput=database)
-            return cls(database["Name"])
-        made = cls.create_from_cloudformation_json(
-            new_resource_name, cloudformation_json, account_id, region_name
-        )
-        original_resource.delete(account_id, region_name)
-        return made
-
-    def delete(self, account_id: str, region_name: str) -> None:
-        """Remove it."""
-        with may_be_gone():
-            own_client("glue").delete_database(Name=self.name)
-
-
-class GlueTable(Referable, CloudFormationModel):
-    """AWS::Glue::Table."""
-
-    def __init__(self, database: str, name: str) -> None:
-        self.database = database
-        self.name = name
-
-    @staticmethod
-    def cloudformation_type() -> str:
-        """Return the type."""
-        return "AWS::Glue::Table"
-
-    @classmethod
-    def create_from_cloudformation_json(
-        cls,
-        resource_name: str,
-        cloudformation_json: Any,
-        account_id: str,
-        region_name: str,
-        **_: Any,
-    ) -> GlueTable:
-        """Make the table."""
-        properties = cloudformation_json["Properties"]
-        table = dict(properties["TableInput"])
-        table.setdefault("Name", resource_name.lower())
-        own_client("glue").create_table(DatabaseName=properties["DatabaseName"], TableInput=table)
-        return cls(properties["DatabaseName"], table["Name"])
-
-    @classmethod
-    def update_from_cloudformation_json(
-        cls,
-        original_resource: Any,
-        new_resource_name: str,
-        cloudformation_json: Any,
-        account_id: str,
-        region_name: str,
-    ) -> GlueTable:
-        """Change the table and keep its partitions; another name makes another one."""
-        properties = cloudformation_json["Properties"]
-        table = dict(properties["TableInput"])
-        table.setdefault("Name", original_resource.name)
-        place = properties["DatabaseName"], table["Name"]
-        if place == (original_resource.database, original_resource.name):
-            own_client("glue").update_table(DatabaseName=place[0], TableInput=table)
-            return cls(*place)
-        made = cls.create_from_cloudformation_json(
-            new_resource_name, cloudformation_json, account_id, region_name
-        )
-        original_resource.delete(account_id, region_name)
-        return made
-
-    def delete(self, account_id: str, region_name: str) -> None:
-        """Remove it with its partitions."""
-        with may_be_gone():
-            own_client("glue").delete_table(DatabaseName=self.database, Name=self.name)

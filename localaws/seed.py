@@ -25,6 +25,13 @@ PARAMETERS = {
     "BucketName": "localaws-data",
     # the policy behind it refuses plain http, which is all that localaws speaks
     "RequireTls": "false",
+    # a job of the cloud's size would fit no machine of this kind
+    "MappingImage": "localaws/genomics-mapping:local",
+    "MappingVcpus": "1",
+    "MappingMemoryMiB": "2000",
+    "MaxvCpus": "2",
+    "SubnetIds": "subnet-0localaws",
+    "SecurityGroupIds": "sg-0localaws",
 }
 #: Templates that others build upon.
 FIRST = ("storage",)

@@ -17,12 +17,14 @@ pickle can run code when it is read.
 
 from __future__ import annotations
 
+import copyreg
 import fcntl
 import json
 import logging
 import os
 import pickle
 import sys
+import threading
 import uuid
 from importlib.metadata import version
 from pathlib import Path
@@ -51,6 +53,10 @@ SERVICES = (
 )
 #: Services that are one for all regions, one object a partition; only AWS's main one is kept.
 PARTITIONS_DROPPED = ("aws-cn", "aws-us-gov", "aws-iso", "aws-iso-b", "aws-iso-e", "aws-iso-f")
+
+
+# a lock holds nothing: ECR's backend has one, which is made anew
+copyreg.pickle(type(threading.RLock()), lambda _: (threading.RLock, ()))
 
 
 class SnapshotError(RuntimeError):

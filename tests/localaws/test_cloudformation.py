@@ -11,7 +11,8 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 
-from localaws.cloudformation import lifecycle_rule, not_honoured, without_tls_only
+from localaws.cloudformation import lifecycle_rule, not_honoured
+from localaws.cloudformation_resources import without_tls_only
 from localaws.process import LocalAws, LocalAwsError
 from tests.localaws.conftest import QUICK
 
