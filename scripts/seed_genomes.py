@@ -350,7 +350,7 @@ def upload(
     What the table knows already is left as it is: a sample that is done stays done.
 
     :returns: the samples that are new in the table.
-    :raises SeedError: when an object cannot be written.
+    :raises SeedError: when an object or an item cannot be written.
     """
     for name in (REFERENCE, *INDEX):
         put(s3, bucket, f"ref_data/{name}", (folder / name).read_bytes())
@@ -362,6 +362,8 @@ def upload(
 
 def _register(dynamodb: DynamoDBClient, table: str, sample: str, r1: str, r2: str) -> bool:
     """Write a sample to do, unless the table knows it; tell whether it is new."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
         dynamodb.put_item(
             TableName=table,
@@ -372,6 +374,8 @@ def _register(dynamodb: DynamoDBClient, table: str, sample: str, r1: str, r2: st
         )
     except dynamodb.exceptions.ConditionalCheckFailedException:
         return False
+    except (BotoCoreError, ClientError) as error:
+        raise SeedError(f"{sample} cannot be written to table {table}: {error}") from error
     return True
 
 

@@ -26,6 +26,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 import httpx
 
@@ -196,6 +197,19 @@ class Stack:
         if self._rest is None or self._rest.base_url != self.airflow_url:
             self._rest = AirflowRest(self.airflow_url, ADMIN, self.password)
         return self._rest
+
+    def client(self, service: str) -> Any:
+        """Give a boto3 client of its localaws."""
+        import boto3
+
+        session: Any = boto3.session.Session()  # Any: types know each service by its name only
+        return session.client(
+            service,
+            endpoint_url=self.localaws_url,
+            region_name=self.environ["AWS_DEFAULT_REGION"],
+            aws_access_key_id=self.environ["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environ["AWS_SECRET_ACCESS_KEY"],
+        )
 
     # Start
 

@@ -191,3 +191,10 @@ def test_seeding_again_leaves_a_finished_sample_alone(assemblies, aws):
 
     assert new == ["S2"]
     assert dynamodb.get_item(TableName="reads", Key={"sample": {"S": "S1"}})["Item"] == done
+
+
+def test_a_missing_table_is_named(assemblies, aws):
+    s3, dynamodb = aws
+
+    with pytest.raises(SeedError, match="S1 cannot be written to table nowhere"):
+        seed_genomes.upload(s3, dynamodb, "data", "nowhere", made(assemblies))
