@@ -196,7 +196,7 @@ class Mapping:
             uri = f"s3://{BUCKET}/manifests/{random.randrange(1 << 40):x}.jsonl"
             self.put(uri, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         return subprocess.Popen(
-            [python(), "-m", "read_mapping", command, uri],
+            [python(), "-P", "-m", f"read_mapping.{command.replace('-', '_')}", uri],
             cwd=self.scratch,
             env={
                 **os.environ,

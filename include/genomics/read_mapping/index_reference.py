@@ -5,11 +5,12 @@ Run once a reference. What is there already is left alone, and must be what was 
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
 from read_mapping.exceptions import InputDataError
-from read_mapping.job import Job
+from read_mapping.job import Job, main
 from read_mapping.objects import ObjectStore
 from read_mapping.processes import Processes
 from read_mapping.reference import INDEX_SUFFIXES, PREFIX
@@ -45,3 +46,7 @@ def run(uri: str, job: Job) -> str:
             for suffix in missing:
                 store.store(made[suffix], f"{uri}{suffix}")
     return f"made {', '.join(missing)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main("index-reference", run))

@@ -6,10 +6,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from read_mapping.exceptions import MappingError, Terminated
 from read_mapping.resources import Stages
+
+# As sysexits.h has it.
+USAGE = 64
 
 
 class Job:
@@ -40,6 +44,15 @@ class Job:
         print(f"{self._command}: peak memory {self.stages.peak_rss_mib} MiB", file=sys.stderr)
         self.say(" ".join(end.split()))
         return code
+
+
+def main(command: str, work: Callable[[str, Job], str]) -> int:
+    """Run a command on the URI that its command line gives; return the exit code."""
+    match sys.argv[1:]:
+        case [uri]:
+            return Job(command).run(partial(work, uri))
+    print(f"usage: {command} s3://bucket/key", file=sys.stderr)
+    return USAGE
 
 
 def _terminate(number: int, _: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from typing import Any
 from read_mapping import coverage, tools
 from read_mapping.exceptions import InputDataError, SupersededError, Terminated
 from read_mapping.item import Item, attempt_key, parse_item, read_line
-from read_mapping.job import Job
+from read_mapping.job import Job, main
 from read_mapping.mapping import count_reads, map_reads
 from read_mapping.objects import ObjectStore, Stored
 from read_mapping.processes import Processes
@@ -210,3 +211,7 @@ def _table(content: Mapping[str, Any]) -> SampleTable:
 
 def _identity(stored: Stored) -> dict[str, Any]:
     return {"uri": stored.uri, "size": stored.size, "etag": stored.etag}
+
+
+if __name__ == "__main__":
+    sys.exit(main("map-sample", run))

@@ -22,7 +22,7 @@ import pyarrow.parquet
 from read_mapping.coverage import TIDY
 from read_mapping.exceptions import InputDataError, MissingInputError
 from read_mapping.item import SAMPLE, read_line
-from read_mapping.job import Job
+from read_mapping.job import Job, main
 from read_mapping.objects import URI, ObjectStore
 from read_mapping.parameters import METHODS
 from read_mapping.processes import Processes
@@ -261,3 +261,7 @@ def _report(store: ObjectStore, done: Mapping[str, Any], folder: Path) -> Path:
         )
         processes.wait()
     return folder / "multiqc_report.html"
+
+
+if __name__ == "__main__":
+    sys.exit(main("merge-coverage", run))

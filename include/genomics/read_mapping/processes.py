@@ -14,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from read_mapping.exceptions import MappingError
+from read_mapping.exceptions import MappingError, OutOfMemoryError
+from read_mapping.resources import oom_kills
 
 # Against 64 KiB by default: fewer turns between writers and readers.
 PIPE_BYTES = 1 << 20
@@ -42,6 +43,7 @@ class Processes:
         self._started: list[subprocess.Popen[bytes]] = []
         self._ends: queue.SimpleQueue[tuple[str, int | BaseException]] = queue.SimpleQueue()
         self._awaited = 0
+        self._oom_kills = oom_kills()
 
     def __enter__(self) -> Processes:
         return self
@@ -117,7 +119,7 @@ class Processes:
             elif isinstance(end, BaseException):
                 raise end
             elif end:
-                raise MappingError(self._why(name, end))
+                raise self._failure(name, end)
         if broken:
             raise broken
         self._awaited = 0
@@ -136,7 +138,9 @@ class Processes:
     def _stderr(self, name: str) -> Path:
         return self._folder / f"{name.replace(' ', '-')}.stderr"
 
-    def _why(self, name: str, code: int) -> str:
+    def _failure(self, name: str, code: int) -> MappingError:
         said = self._stderr(name).read_text(errors="replace").strip().splitlines()
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        return f"{name} {how}" + (f": {said[-1].strip()}" if said else "")
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return OutOfMemoryError(f"{name} {how}: the job is out of memory")
+        return MappingError(f"{name} {how}" + (f": {said[-1].strip()}" if said else ""))

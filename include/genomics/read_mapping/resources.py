@@ -138,6 +138,13 @@ def tree_rss_mib(root: int) -> int:
     return total * PAGE >> 20
 
 
+def oom_kills() -> int:
+    """Count the processes of this container that the kernel has killed for its memory limit."""
+    words = _words("memory.events") or _words("memory/memory.oom_control") or []
+    counts = dict(zip(words[::2], words[1::2], strict=False))
+    return int(counts.get("oom_kill", 0))
+
+
 def utc_now() -> str:
     """Give the time in UTC to the second.
 
