@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 from airflow.sdk._shared.module_loading import import_string
 from airflow.sdk.exceptions import TaskDeferred
+
+from aws_jobs.polling import Sweep
+from aws_jobs.triggers.shared import SharedTrigger
+from localaws.process import LocalAws
+
+QUEUE, FALLBACK_QUEUE, DEFINITION = "spot", "on-demand", "bash"
 
 
 class TaskStateStore:
@@ -94,11 +100,37 @@ def wait(deferred: TaskDeferred, timeout: float = 60.0) -> Any:
     path, arguments = deferred.trigger.serialize()
     trigger = import_string(path)(**arguments)
 
-    async def first_event() -> Any:
-        async for event in trigger.run():
-            return event.payload
+    return asyncio.run(asyncio.wait_for(first_event(trigger), timeout))
 
-    return asyncio.run(asyncio.wait_for(first_event(), timeout))
+
+async def first_event(trigger: SharedTrigger, stream: AsyncIterator[Sweep] | None = None) -> Any:
+    events = trigger.run() if stream is None else trigger.filter_shared_stream(stream)
+    async for event in events:
+        return event.payload
+
+
+async def wait_together(triggers: list[Any], *others: Any) -> list[Any]:
+    """Run triggers on one shared stream, as the triggerer does."""
+    queues: list[asyncio.Queue[Sweep]] = [asyncio.Queue() for _ in triggers]
+
+    async def listen(queue: asyncio.Queue[Sweep]) -> AsyncIterator[Sweep]:
+        while True:
+            yield await queue.get()
+
+    async def pump() -> None:
+        _, kwargs = triggers[0].serialize()
+        async for sweep in type(triggers[0]).open_shared_stream(kwargs):
+            for queue in queues:
+                queue.put_nowait(sweep)
+
+    pumping = asyncio.create_task(pump())
+    waits = [
+        first_event(trigger, listen(queue)) for trigger, queue in zip(triggers, queues, strict=True)
+    ]
+    async with asyncio.timeout(60):
+        events = await asyncio.gather(*waits, *others)
+    pumping.cancel()
+    return events[: len(triggers)]
 
 
 def resume(operator: Any, ti: TaskInstance, deferred: TaskDeferred, event: Any) -> Any:
@@ -144,3 +176,21 @@ def bash_step(script: str, name: str = "step") -> dict[str, Any]:
         "ActionOnFailure": "CONTINUE",
         "HadoopJarStep": {"Jar": "command-runner.jar", "Args": ["bash", "-c", script]},
     }
+
+
+def bash_job(script: str = "true", **overrides: Any) -> dict[str, Any]:
+    """A SubmitJob request that runs a bash script."""
+    return {
+        "jobName": "test",
+        "jobQueue": QUEUE,
+        "jobDefinition": DEFINITION,
+        "parameters": {"script": script},
+        **overrides,
+    }
+
+
+def live_jobs(aws: LocalAws) -> list[dict[str, Any]]:
+    """The jobs, an array as one, that have not ended."""
+    jobs: list[dict[str, Any]] = aws.jobs()
+    over = {"SUCCEEDED", "FAILED"}
+    return [job for job in jobs if job["state"] not in over and not job["parent"]]

@@ -16,7 +16,7 @@ from aws_jobs.polling import Sweep, watchlist
 from aws_jobs.triggers.emr import EmrClusterTrigger, EmrStepTrigger, EmrTrigger
 from aws_jobs.triggers.s3 import S3ObjectTrigger
 from localaws.process import LocalAws
-from tests.plugins.harness import bash_step, job_flow
+from tests.plugins.harness import bash_step, first_event, job_flow, wait_together
 
 
 def arguments(**overrides: Any) -> dict[str, Any]:
@@ -47,12 +47,6 @@ def step_trigger(cluster_id: str = "j-1", step_id: str = "s-1", **overrides: Any
         running_seconds=running_seconds,
         **arguments(**overrides),
     )
-
-
-async def first_event(trigger: EmrTrigger, stream: AsyncIterator[Sweep] | None = None) -> Any:
-    events = trigger.run() if stream is None else trigger.filter_shared_stream(stream)
-    async for event in events:
-        return event.payload
 
 
 def hear(trigger: EmrTrigger, *statuses: dict[str, Any] | None) -> Any:
@@ -243,7 +237,7 @@ def test_many_waiters_share_their_calls(aws: LocalAws, cluster_id: str) -> None:
     for later in step_ids[1:]:
         emr.cancel_steps(ClusterId=cluster_id, StepIds=[later])
     aws.reset_calls()
-    events = asyncio.run(_wait_together([step_trigger(cluster_id, each) for each in step_ids]))
+    events = asyncio.run(wait_together([step_trigger(cluster_id, each) for each in step_ids]))
 
     assert [event["outcome"] for event in events] == ["ended"] * 60
     assert 6 <= aws.count("emr", "ListSteps") <= 6 * 6
@@ -261,7 +255,7 @@ def test_many_clusters_are_listed_and_not_described_each(aws: LocalAws) -> None:
         for start in range(0, len(cluster_ids), 10):
             emr.terminate_job_flows(JobFlowIds=cluster_ids[start : start + 10])
 
-    events = asyncio.run(_wait_together(triggers, end_them_later()))
+    events = asyncio.run(wait_together(triggers, end_them_later()))
 
     assert [event["outcome"] for event in events] == ["ended"] * 12
     assert aws.count("emr", "DescribeCluster") <= 2 * 12
@@ -274,31 +268,7 @@ def test_an_unknown_step_does_not_hide_its_neighbours(aws: LocalAws, cluster_id:
     known = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)["StepIds"][0]
 
     events = asyncio.run(
-        _wait_together([step_trigger(cluster_id, known), step_trigger(cluster_id, "s-UNKNOWN")])
+        wait_together([step_trigger(cluster_id, known), step_trigger(cluster_id, "s-UNKNOWN")])
     )
 
     assert [event["outcome"] for event in events] == ["ended", "unseen"]
-
-
-async def _wait_together(triggers: list[Any], *others: Any) -> list[Any]:
-    """Run triggers on one shared stream, as the triggerer does."""
-    queues: list[asyncio.Queue[Sweep]] = [asyncio.Queue() for _ in triggers]
-
-    async def listen(queue: asyncio.Queue[Sweep]) -> AsyncIterator[Sweep]:
-        while True:
-            yield await queue.get()
-
-    async def pump() -> None:
-        _, kwargs = triggers[0].serialize()
-        async for sweep in type(triggers[0]).open_shared_stream(kwargs):
-            for queue in queues:
-                queue.put_nowait(sweep)
-
-    pumping = asyncio.create_task(pump())
-    waits = [
-        first_event(trigger, listen(queue)) for trigger, queue in zip(triggers, queues, strict=True)
-    ]
-    async with asyncio.timeout(60):
-        events = await asyncio.gather(*waits, *others)
-    pumping.cancel()
-    return events[: len(triggers)]

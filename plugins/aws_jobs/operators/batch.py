@@ -111,6 +111,16 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
         return self.client("batch")
 
     @cached_property
+    def s3(self) -> Any:
+        """S3, where items and outputs are."""
+        return self.client("s3")
+
+    @cached_property
+    def logs(self) -> Any:
+        """CloudWatch's logs."""
+        return self.client("logs")
+
+    @cached_property
     def request(self) -> dict[str, Any]:
         """SubmitJob's arguments, checked."""
         return conform_job(self.job)
@@ -289,12 +299,8 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
         outcome: str,
     ) -> Progress:
         ends = self._ends(context, progress, job_id, job, outcome)
-        told = self._tell(ends)
         store = HeldStore(context["task_state_store"], self.interruption)
-        return progress.after(job_id, told, self._escalation_of(told)).remember(store)
-
-    def _escalation_of(self, ends: Mapping[str, Sequence[Attempt]]) -> Escalation:
-        return self.escalation
+        return progress.after(job_id, self._tell(ends), self.escalation).remember(store)
 
     def _ends(
         self,
@@ -331,8 +337,9 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
             return attempt
         bucket, key = split_uri(uri)
         try:
-            s3 = self.client("s3")
-            head = call_patiently(lambda: s3.head_object(Bucket=bucket, Key=key), budget=_BUDGET)
+            head = call_patiently(
+                lambda: self.s3.head_object(Bucket=bucket, Key=key), budget=_BUDGET
+            )
         except Exception as error:
             self.log.info("%s is not there (%s): %s runs again", uri, error, name or job_id)
             return attempt
@@ -367,8 +374,7 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
             self.log.error("%s", replace(verdict, log_uri="none: it never ran").report)
             return attempt
         try:
-            logs = self.client("logs")
-            excerpt = read_log_end(logs, attempt.log_stream, budget=_EXPLAIN_BUDGET)
+            excerpt = read_log_end(self.logs, attempt.log_stream, budget=_EXPLAIN_BUDGET)
         except Exception as error:
             where = f"CloudWatch {LOG_GROUP}, stream {attempt.log_stream} ({error})"
             self.log.error("%s", replace(verdict, log_uri=where).report)
@@ -510,7 +516,7 @@ class BatchArrayOperator(BatchJobOperator):
         """Return what is submitted next, with the items that are left."""
         by_name = dict(zip(self.names, self.items, strict=True))
         manifest = Manifest(
-            s3=self.client("s3"),
+            s3=self.s3,
             items=[by_name[name] for name in progress.pending],
             parameter=self.manifest_parameter,
             prefix=self.manifest_prefix,
