@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 # Seconds to connect and to answer. EMR answers within a second or two: what takes longer is lost.
 _PATIENT = (5, 20)
@@ -34,3 +35,9 @@ def aws_client(
         aws_conn_id=aws_conn_id, region_name=region, client_type=service, config=config
     )
     return hook.conn
+
+
+def is_aws(client: Any) -> bool:
+    """Whether a client speaks to AWS, and not to a stand-in for it."""
+    host = urlsplit(client.meta.endpoint_url).hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))

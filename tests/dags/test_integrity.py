@@ -21,7 +21,9 @@ from tests.dags.cluster_rules import has_idle_policy, problems
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "dags"
 DAG_FILES = sorted(DAGS.glob("*.py"))
-DAG_IDS = {"emr_daily_etl", "emr_step_sensors"}
+EMR_DAGS = {"emr_daily_etl", "emr_step_sensors"}
+GENOMICS_DAGS = {"genomics_graviton_benchmark", "genomics_mapping"}
+DAG_IDS = EMR_DAGS | GENOMICS_DAGS
 # The DAG processor gives up after 30 s ([core] dagbag_import_timeout).
 PARSE_SECONDS = 15
 
@@ -165,46 +167,125 @@ def test_the_published_form_is_five_tasks_and_a_check(dags: dict[str, Any]) -> N
     }
 
 
+def test_the_mapping_makes_matrix_and_report_whatever_became_of_the_samples(
+    dags: dict[str, Any],
+) -> None:
+    dag = dags["genomics_mapping"]
+
+    assert set(edges(dag)) == {
+        ("preflight", "claim_samples"),
+        ("claim_samples", "map_samples"),
+        ("claim_samples", "verify_outputs"),  # what was claimed
+        ("map_samples", "verify_outputs"),
+        ("verify_outputs", "matrix_request"),
+        ("verify_outputs", "report"),  # what is told
+        ("verify_outputs", "publish"),  # what is judged
+        ("matrix_request", "coverage_matrix"),
+        ("matrix_request", "publish"),  # where the matrix is
+        ("coverage_matrix", "report"),
+        ("coverage_matrix", "publish"),
+        ("report", "publish"),
+    }
+    after_failures = {"verify_outputs", "report"}
+    rules = {task.task_id: task.trigger_rule.value for task in dag.tasks}
+    assert {name for name, rule in rules.items() if rule != "all_success"} == after_failures
+    assert {rules[name] for name in after_failures} == {"all_done_min_one_success"}
+
+
+def test_only_the_publishing_task_of_the_mapping_has_an_asset(dags: dict[str, Any]) -> None:
+    dag = dags["genomics_mapping"]
+
+    assert [task.task_id for task in dag.tasks if task.outlets] == ["publish"]
+    assert [task.task_id for task in dag.tasks if not task.downstream_task_ids] == ["publish"]
+
+
+def test_every_task_that_submits_jobs_takes_a_place_in_the_pool(dags: dict[str, Any]) -> None:
+    submitting = [
+        (dag_id, task.task_id, task.pool)
+        for dag_id in sorted(GENOMICS_DAGS)
+        for task in dags[dag_id].tasks
+        if task.task_type in {"BatchArrayOperator", "BatchJobOperator"}
+    ]
+
+    assert len(submitting) == 4
+    assert {pool for _, _, pool in submitting} == {"batch_submissions"}
+
+
 def test_one_task_at_a_time_publishes(dags: dict[str, Any]) -> None:
     assert dags["emr_daily_etl"].get_task("publish").max_active_tis_per_dag == 1
 
 
+FLIGHTS_REFUSED = [
+    ("day", "2013-02-30"),
+    ("day", "yesterday"),
+    ("day", 20130101),
+    ("instance_type", "m5.xlarge; true"),
+    ("instance_type", "large"),
+    ("core_instances", 0),
+    ("core_instances", 21),
+    ("core_instances", "3"),
+    ("input_prefix", "/raw"),
+    ("output_prefix", "../flights"),
+    ("output_prefix", ""),
+]
+FLIGHTS_TAKEN = [
+    ("day", None),
+    ("day", "2013-01-31"),
+    ("instance_type", "r6g.2xlarge"),
+    ("instance_type", "m5.metal"),
+    ("core_instances", 20),
+    ("input_prefix", "raw/flights-2013"),
+]
+MAPPING_REFUSED = [
+    ("table", "reads; drop"),
+    ("samples", []),
+    ("samples_per_job", 0),
+    ("samples_per_job", 10_001),
+    ("methods", ["rpkm"]),
+    ("min_identity", 101),
+    ("min_aligned", -0.1),
+]
+MAPPING_TAKEN = [
+    ("table", None),
+    ("samples", ["S*", "SRR11676645"]),
+    ("samples_per_job", 10_000),
+    ("methods", ["mean"]),
+    ("min_identity", 95),
+    ("trim_max", 0.9),
+]
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("dag_id", "name", "value"),
     [
-        ("day", "2013-02-30"),
-        ("day", "yesterday"),
-        ("day", 20130101),
-        ("instance_type", "m5.xlarge; true"),
-        ("instance_type", "large"),
-        ("core_instances", 0),
-        ("core_instances", 21),
-        ("core_instances", "3"),
-        ("input_prefix", "/raw"),
-        ("output_prefix", "../flights"),
-        ("output_prefix", ""),
+        *((dag_id, *each) for dag_id in sorted(EMR_DAGS) for each in FLIGHTS_REFUSED),
+        *((dag_id, *each) for dag_id in sorted(GENOMICS_DAGS) for each in MAPPING_REFUSED),
+        ("genomics_mapping", "architecture", "arm"),
+        ("genomics_mapping", "max_failed", -1),
     ],
 )
-def test_a_parameter_that_cannot_be_meant_is_refused(dag: Any, name: str, value: Any) -> None:
-    params = copy.deepcopy(dag.params)
+def test_a_parameter_that_cannot_be_meant_is_refused(
+    dags: dict[str, Any], dag_id: str, name: str, value: Any
+) -> None:
+    params = copy.deepcopy(dags[dag_id].params)
 
     with pytest.raises(ParamValidationError):
         params[name] = value
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("dag_id", "name", "value"),
     [
-        ("day", None),
-        ("day", "2013-01-31"),
-        ("instance_type", "r6g.2xlarge"),
-        ("instance_type", "m5.metal"),
-        ("core_instances", 20),
-        ("input_prefix", "raw/flights-2013"),
+        *((dag_id, *each) for dag_id in sorted(EMR_DAGS) for each in FLIGHTS_TAKEN),
+        *((dag_id, *each) for dag_id in sorted(GENOMICS_DAGS) for each in MAPPING_TAKEN),
+        ("genomics_mapping", "architecture", "x86"),
+        ("genomics_mapping", "recompute", True),
     ],
 )
-def test_a_parameter_that_can_be_meant_is_taken(dag: Any, name: str, value: Any) -> None:
-    params = copy.deepcopy(dag.params)
+def test_a_parameter_that_can_be_meant_is_taken(
+    dags: dict[str, Any], dag_id: str, name: str, value: Any
+) -> None:
+    params = copy.deepcopy(dags[dag_id].params)
     params[name] = value
 
     assert params.validate()[name] == value

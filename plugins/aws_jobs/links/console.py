@@ -8,8 +8,12 @@ provider's links do, would cost an API call each, and importing those costs 0.6 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
+
+from aws_jobs.aws_clients import is_aws
+from aws_jobs.s3_uri import split_uri
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -35,3 +39,15 @@ def console_url(region: str) -> str:
         "aws-us-gov": "console.amazonaws-us-gov.com",
     }.get(partition, "console.aws.amazon.com")
     return f"https://{region}.{domain}"
+
+
+def object_url(s3: Any, uri: str) -> str:
+    """Return the address at which a browser shows an object.
+
+    :param s3: a client: where its endpoint is not AWS itself, the endpoint shows the object.
+    :param uri: ``s3://bucket/key``.
+    """
+    bucket, key = split_uri(uri)
+    if not is_aws(s3):
+        return f"{s3.meta.endpoint_url}/{bucket}/{quote(key)}"
+    return f"{console_url(s3.meta.region_name)}/s3/object/{bucket}?prefix={quote(key)}"
