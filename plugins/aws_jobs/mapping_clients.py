@@ -54,9 +54,14 @@ class MappingClients:
         """A client of EC2."""
         return self._client("ec2")
 
+    @cached_property
+    def dynamodb(self) -> Any:
+        """A client of DynamoDB."""
+        return self._client("dynamodb")
+
     def table(self, name: str) -> SampleTable:
         """Return a table of samples."""
-        return SampleTable(self._client("dynamodb"), name, self.settings.bucket)
+        return SampleTable(self.dynamodb, name, self.settings.bucket)
 
     def _client(self, service: str) -> Any:
         return aws_client(service, self.aws_conn_id, self.settings.region)

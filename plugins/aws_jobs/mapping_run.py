@@ -276,9 +276,7 @@ class _Verification:
         sample: Sample,
         records: Sequence[Mapping[str, Any]],
     ) -> bool:
-        """Whether a manifest is no earlier run's, which lies at the same place."""
-        if records and records[-1]["outcome"] == "succeeded":
-            return True
+        """Whether a manifest is no earlier run's, which would lie at the same place."""
         if manifest.get("job_id") in [record["job_id"] for record in records]:
             return True
         created, claimed = manifest.get("created_at"), sample.claimed_at
