@@ -22,6 +22,11 @@ def install(make_client: ClientMaker) -> None:
         configure_role(make_client(), role.name, document["Properties"])
         return role
 
+    def delete_role(original: Callable[..., Any], name: str, *args: Any, **kwargs: Any) -> Any:
+        # moto detaches inline policies only, and then refuses to delete the role
+        _set_attached_policies(make_client(), name, set())
+        return original(name, *args, **kwargs)
+
     def update_profile(
         cls: Any, /, original_resource: Any, cloudformation_json: Any, **_: Any
     ) -> Any:
@@ -36,6 +41,7 @@ def install(make_client: ClientMaker) -> None:
 
     wrap(Role, "create_from_cloudformation_json", role_after)
     wrap(Role, "update_from_cloudformation_json", role_after)
+    wrap(Role, "delete_from_cloudformation_json", delete_role)
     for owner, update in ((InstanceProfile, update_profile), (ManagedPolicy, update_policy)):
         # setattr: the methods are abstract in moto, so that CloudFormation skips them in silence
         setattr(owner, "update_from_cloudformation_json", classmethod(update))  # noqa: B010
@@ -45,19 +51,22 @@ def configure_role(iam: Any, name: str, properties: dict[str, Any]) -> None:
     """Give a role exactly the policies and the trust that a template names."""
     trust = properties["AssumeRolePolicyDocument"]
     iam.update_assume_role_policy(RoleName=name, PolicyDocument=json.dumps(trust))
-    wanted = set(properties.get("ManagedPolicyArns") or [])
-    attached = iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
-    present = {policy["PolicyArn"] for policy in attached}
-    for arn in sorted(wanted - present):
-        iam.attach_role_policy(RoleName=name, PolicyArn=arn)
-    for arn in sorted(present - wanted):
-        iam.detach_role_policy(RoleName=name, PolicyArn=arn)
+    _set_attached_policies(iam, name, set(properties.get("ManagedPolicyArns") or []))
     inline = {p["PolicyName"]: p["PolicyDocument"] for p in properties.get("Policies") or []}
     for policy, document in inline.items():
         iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=json.dumps(document))
     for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]:
         if policy not in inline:
             iam.delete_role_policy(RoleName=name, PolicyName=policy)
+
+
+def _set_attached_policies(iam: Any, name: str, wanted: set[str]) -> None:
+    attached = iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]
+    present = {policy["PolicyArn"] for policy in attached}
+    for arn in sorted(wanted - present):
+        iam.attach_role_policy(RoleName=name, PolicyArn=arn)
+    for arn in sorted(present - wanted):
+        iam.detach_role_policy(RoleName=name, PolicyArn=arn)
 
 
 def _set_profile_roles(iam: Any, profile: Any, properties: dict[str, Any]) -> None:

@@ -235,6 +235,11 @@ class LocalAws:
         found: list[dict[str, Any]] = self._control("GET", "batch/jobs")
         return [job for job in found if not states or job["state"] in states]
 
+    def live_jobs(self) -> list[dict[str, Any]]:
+        """Return the Batch jobs that have not ended; an array job without its children."""
+        jobs = [job for job in self.jobs() if job["parent"] is None]
+        return [job for job in jobs if job["state"] not in ("SUCCEEDED", "FAILED")]
+
     def _control(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(  # noqa: S310 - http on loopback
             f"{self.endpoint_url}/localaws/{path}",
