@@ -147,7 +147,8 @@ def make(folder: Path, pairs: int = PAIRS, tools: Path | None = TOOLS) -> Path:
     :raises SeedError: when something that was fetched or made is not as this file knows it.
     """
     stamp = folder / ".recipe"
-    recipe = f"{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()} {pairs} {tools}\n"
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    recipe = f"{code} {pairs} pairs, {'indexed' if tools else 'not indexed'}\n"
     if stamp.exists() and stamp.read_text() == recipe:
         return folder
     texts = read_assemblies(folder / "assemblies")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from airflow.configuration import conf
 
+from aws_jobs.settings import parse_settings, require_genomics
 from scripts.local_env import EnvFileError, read_env_file
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,26 @@ def test_the_projects_settings_are_an_object_for_the_local_deployment():
 
     assert settings["deployment_id"] == "local"
     assert settings["bucket"] == "localaws-data"
+
+
+def test_the_genomics_part_is_valid_and_names_what_localaws_is_seeded_with():
+    settings = parse_settings(json.loads(read_env_file(ENV_FILE)["AIRFLOW_VAR_AWS_JOBS"]))
+    genomics = require_genomics(settings)
+
+    queues = [queue for names in genomics.queues.values() for queue in names]
+    names = [*queues, *genomics.job_definitions.values(), genomics.merge_job_definition]
+    assert genomics.samples_table == "local-reads"
+    assert [name for name in names if not name.startswith(f"{settings.deployment_id}-")] == []
+    assert genomics.merge_queue in queues
+
+
+def test_each_pool_that_an_operator_asks_for_is_made_at_start():
+    pools = json.loads((ROOT / "airflow-pools.json").read_text())
+    code = [*ROOT.glob("dags/*.py"), *ROOT.glob("plugins/**/*.py")]
+
+    named = {name for path in code for name in re.findall(r'pool="(\w+)"', path.read_text())}
+
+    assert named == set(pools)
 
 
 @pytest.mark.parametrize(
