@@ -6,7 +6,7 @@ AwsJobsError
 ├── InputError                the data of a run is missing or unusable
 ├── OutputError               what a run wrote does not add up
 ├── UnknownOutcomeError       nobody can tell yet whether a submission took effect
-└── ExternalJobError          a cluster or step ended otherwise than it should
+└── ExternalJobError          a cluster, step or job ended otherwise than it should
 
 TaskKilled stands apart: it is how ``on_kill`` stops ``execute``.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow.sdk.exceptions import AirflowException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,15 +40,15 @@ class SettingsError(_ProblemsError):
 
 
 class InvalidRequestError(_ProblemsError):
-    """A job flow or step that is refused before AWS sees it."""
+    """A request that is refused before AWS sees it."""
 
 
-class InputError(_ProblemsError):
-    """A run's day or its raw data cannot be used."""
+class InputError(_ProblemsError, AirflowFailException):
+    """What a run is asked to work on cannot be used; another try would find the same."""
 
 
-class OutputError(_ProblemsError):
-    """The row counts of a run do not add up."""
+class OutputError(_ProblemsError, AirflowFailException):
+    """What a run has written is not what it should be; another try would find the same."""
 
 
 class UnknownOutcomeError(AwsJobsError):

@@ -155,16 +155,19 @@ def verify(
     }
 
 
-def matrix_item(
+def matrix_items(
     verified: Mapping[str, Any], params: Mapping[str, Any], *, owner: str
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Return what the merging job is to do, at a place of the run's own.
 
     :param verified: what ``verify`` returned.
+    :returns: one item; none where there is no sample to merge.
     """
+    if not verified["all_complete"]:
+        return []
     results = f"s3://{load_settings().bucket}/results/{verified['table']}/{verified['arch']}"
     output = f"{results}/matrix/{run_digest(owner)}"
-    return {
+    item = {
         "samples": [
             {"sample": name, "done_uri": uri}
             for name, uri in sorted(verified["all_complete"].items())
@@ -174,6 +177,7 @@ def matrix_item(
         "done_uri": f"{output}/{MANIFEST}",
         "methods": job_parameters(params)["methods"],
     }
+    return [item]
 
 
 def judge(verified: Mapping[str, Any], max_failed: int) -> None:
@@ -189,6 +193,27 @@ def judge(verified: Mapping[str, Any], max_failed: int) -> None:
         f"{len(failed)} of {total} samples failed, and {max_failed} may",
         [f"{name}: {why}" for name, why in sorted(failed.items())],
     )
+
+
+def publish(
+    verified: Mapping[str, Any], items: Sequence[Mapping[str, Any]], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Say where the matrix of a run is that passes.
+
+    :param items: what ``matrix_items`` returned.
+    :raises OutputError: where more samples failed than the run allows, naming each and why; or
+        where none is complete.
+    """
+    judge(verified, params["max_failed"])
+    if not items:
+        raise OutputError("There is no matrix", ["not one sample is complete"])
+    return {
+        "table": verified["table"],
+        "architecture": verified["arch"],
+        "matrix": items[0]["output"],
+        "samples": len(verified["all_complete"]),
+        "failed": len(verified["failed"]),
+    }
 
 
 def benchmark_items(

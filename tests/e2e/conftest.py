@@ -17,7 +17,10 @@ from scripts.stack import ROOT, Stack
 from tests.e2e.harness import BUCKET, Case, World, table
 
 HERE = Path(__file__).parent
-DAGS = ("emr_daily_etl", "emr_step_sensors", "daily_by_bash", "which_day", "which_day_too")
+DAGS = (
+    *("emr_daily_etl", "emr_step_sensors", "genomics_mapping", "genomics_graviton_benchmark"),
+    *("daily_by_bash", "which_day", "which_day_too"),
+)
 FIRST_DAY, LAST_DAY = date(2013, 1, 1), date(2013, 1, 9)
 
 # What waits in a test waits in vain: localaws lists at once and has all the data it will have.
@@ -106,12 +109,12 @@ def world(
 
 
 @pytest.fixture(autouse=True)
-def _no_cluster_is_left(world: World) -> Iterator[None]:
-    """Whatever a test did: at its end no cluster is alive but those of runs that go on."""
+def _nothing_is_left(world: World) -> Iterator[None]:
+    """Whatever a test did: at its end no cluster or job lives but those of runs that go on."""
     yield
     _assert_none_left(world)
 
 
 def _assert_none_left(world: World) -> None:
-    left = world.left_running()
+    left = [*world.left_running(), *world.jobs_left_running()]
     assert not left, f"left running: {[(each['id'], each['name']) for each in left]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -107,6 +107,22 @@ class World:
         wanted = {TAG_DAG: dag_id} | ({TAG_RUN: run_id} if run_id else {})
         return [each for each in self.all_clusters() if wanted.items() <= each["tags"].items()]
 
+    def all_jobs(self) -> list[dict[str, Any]]:
+        """Return every Batch job, and each child of an array."""
+        answer = httpx.get(f"{self.stack.localaws_url}/localaws/batch/jobs", trust_env=False)
+        jobs: list[dict[str, Any]] = answer.raise_for_status().json()
+        return jobs
+
+    def jobs_left_running(self) -> list[dict[str, Any]]:
+        """Return the jobs that have not ended though no run that may own them is under way."""
+        owners = {(case.dag_id, case.run_id) for case in self.under_way}
+        return [
+            job
+            for job in self.all_jobs()
+            if job["state"] not in {"SUCCEEDED", "FAILED"}
+            and (job["tags"].get(TAG_DAG), job["tags"].get(TAG_RUN)) not in owners
+        ]
+
     def left_running(self) -> list[dict[str, Any]]:
         """Return the clusters that are alive though no run that may own them is under way."""
         owners = {(case.dag_id, case.run_id) for case in self.under_way}
@@ -169,6 +185,13 @@ class World:
                 if run["run_type"] == "scheduled":
                     return run
             assert time.monotonic() < give_up, f"no scheduled run of {dag_id} in {timeout} s"
+            time.sleep(0.2)
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 120) -> None:
+        """Wait until something is so."""
+        give_up = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < give_up, f"not so in {timeout} s"
             time.sleep(0.2)
 
     # What happens

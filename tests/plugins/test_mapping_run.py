@@ -16,7 +16,7 @@ from aws_jobs.mapping_run import (
     benchmark_items,
     claim,
     judge,
-    matrix_item,
+    matrix_items,
     owner_of,
     preflight,
     preflight_benchmark,
@@ -513,7 +513,7 @@ def test_the_matrix_takes_all_that_is_complete_and_says_what_is_missing(
         "all_complete": {"S2": "s3://b/S2/manifest.json", "S1": "s3://b/S1/manifest.json"},
     }
 
-    item = matrix_item(verified, asked(methods=["count", "mean"]), owner=ME)
+    (item,) = matrix_items(verified, asked(methods=["count", "mean"]), owner=ME)
 
     place = f"s3://{BUCKET}/results/{table.name}/x86/matrix/"
     assert item["output"].startswith(place)
