@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import os
 import random
 import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+import pytest
 
 from localaws.process import LocalAws
 
@@ -26,6 +32,13 @@ CONTIGS = {"tiny~a": 6000, "tiny~b": 3500, "tiny~absent": 900, "tiny~short": 150
 READ = 100
 
 
+def load(name: str) -> ModuleType:
+    """A module of the package, which ships alone and is on nobody's path."""
+    if str(PACKAGE) not in sys.path:
+        sys.path.append(str(PACKAGE))
+    return importlib.import_module(f"read_mapping.{name}")
+
+
 def path() -> str:
     """PATH with the environment's own tools first."""
     return os.pathsep.join([str(ENV / "bin"), os.environ["PATH"]])
@@ -37,10 +50,15 @@ def python() -> str:
     return str(found)
 
 
-def run_tool(*argv: str, **settings: Any) -> str:
+def run_tool(*argv: str | Path, stdin: str = "", **environ: str) -> str:
     done = subprocess.run(
-        argv, env={**os.environ, "PATH": path()}, capture_output=True, check=True, **settings
+        argv,
+        env={**os.environ, "PATH": path(), **environ},
+        input=stdin.encode(),
+        capture_output=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
     return done.stdout.decode()
 
 
@@ -220,3 +238,38 @@ class Mapping:
 
     def map(self, item: Any, **environ: str) -> Done:
         return self.run("map-sample", item, **environ)
+
+
+@pytest.fixture(scope="session")
+def localaws_of_mapping() -> Iterator[LocalAws]:
+    """A localaws with a bucket, a table, and a tiny reference with its index."""
+    with LocalAws(seed=False) as aws:
+        aws.client("s3").create_bucket(Bucket=BUCKET)
+        aws.client("dynamodb").create_table(
+            TableName=TABLE,
+            KeySchema=[{"AttributeName": "sample", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "sample", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        yield aws
+
+
+@pytest.fixture(scope="session")
+def tiny_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny reference with bwa's index beside it."""
+    path = tmp_path_factory.mktemp("reference") / "tiny.fa"
+    path.write_text(fasta(genome()))
+    run_tool("bwa", "index", path)
+    return path
+
+
+@pytest.fixture
+def mapping(localaws_of_mapping: LocalAws, tiny_index: Path, tmp_path: Path) -> Iterator[Mapping]:
+    """Short words for a test, which finds the reference in the bucket, and nothing else."""
+    mapping = Mapping(localaws_of_mapping, tmp_path)
+    for key in mapping.keys(""):
+        mapping.s3.delete_object(Bucket=BUCKET, Key=key)
+    for suffix in ("", *SUFFIXES):
+        mapping.put(REFERENCE + suffix, Path(f"{tiny_index}{suffix}").read_bytes())
+    yield mapping
+    localaws_of_mapping.clear_faults()

@@ -39,7 +39,7 @@ class Fastq:
 
     def first_reads(self) -> list[tuple[bytes, bytes]]:
         """Give name and sequence of the first reads."""
-        lines = self._head.split(b"\n")[:-1]
+        lines = self._head[:HEAD_BYTES].split(b"\n")[:-1]
         names = [READ_NUMBER.sub(b"", line[1:].split()[0]) for line in lines[0::4] if line[1:]]
         return list(zip(names, lines[1::4], strict=False))
 

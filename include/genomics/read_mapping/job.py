@@ -7,8 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
 
+from read_mapping import termination
 from read_mapping.exceptions import MappingError, Terminated
 from read_mapping.resources import Stages
 
@@ -31,7 +31,7 @@ class Job:
 
     def run(self, work: Callable[[Job], str]) -> int:
         """Do the work; return the exit code. The last line says why it failed, in one sentence."""
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, termination.handle)
         code = 0
         try:
             with self.stages:
@@ -53,9 +53,3 @@ def main(command: str, work: Callable[[str, Job], str]) -> int:
             return Job(command).run(partial(work, uri))
     print(f"usage: {command} s3://bucket/key", file=sys.stderr)
     return USAGE
-
-
-def _terminate(number: int, _: FrameType | None) -> None:
-    # Once: what is being tidied up is not to be broken off by a second one.
-    signal.signal(number, signal.SIG_IGN)
-    raise Terminated("terminated by SIGTERM: a time-out, a cancellation, or the instance goes away")

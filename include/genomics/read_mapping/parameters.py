@@ -156,5 +156,5 @@ def _problems_together(values: Mapping[str, Any]) -> list[str]:
 def _warnings(values: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, ...]:
     trims = [name for name in ("trim_min", "trim_max") if name in given]
     if trims and "trimmed_mean" not in values["methods"]:
-        return (f"{' and '.join(trims)} do nothing: trimmed_mean is not among the methods",)
+        return (f"no effect of {' and '.join(trims)}: trimmed_mean is not among the methods",)
     return ()

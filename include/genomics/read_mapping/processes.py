@@ -16,6 +16,7 @@ from typing import IO
 
 from read_mapping.exceptions import MappingError, OutOfMemoryError
 from read_mapping.resources import oom_kills
+from read_mapping.termination import held_back
 
 # Against 64 KiB by default: fewer turns between writers and readers.
 PIPE_BYTES = 1 << 20
@@ -75,7 +76,7 @@ class Processes:
         sentence that says why it failed.
         """
         try:
-            with self._stderr(name).open("wb") as stderr:
+            with held_back(), self._stderr(name).open("wb") as stderr:
                 process = subprocess.Popen(
                     list(argv),
                     cwd=self._folder,
@@ -85,9 +86,9 @@ class Processes:
                     pass_fds=pass_fds,
                     env={**os.environ, **(environ or {})},
                 )
+                self._started.append(process)
         except OSError as error:
             raise MappingError(f"{argv[0]} cannot be started: {error.strerror}") from error
-        self._started.append(process)
         for file in (stdin, stdout, *pass_fds):
             if not isinstance(file, int):
                 file.close()
