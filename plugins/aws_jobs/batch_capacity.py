@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 _BUDGET = 120.0
 # What the processors of an architecture are called by EC2.
 _PROCESSORS = {"graviton": "arm64", "x86": "x86_64"}
-# Batch's own word for the general families, which are all x86.
-_ANY_TYPE = "optimal"
+# Batch's own words for families that it chooses.
+# https://docs.aws.amazon.com/batch/latest/APIReference/API_ComputeResource.html
+_CHOSEN_BY_BATCH = frozenset({"optimal", "default_x86_64", "default_arm64"})
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def _fit_problems(
         resources = environment.get("computeResources") or {}
         types = resources.get("instanceTypes") or []
         name = environment["computeEnvironmentName"]
-        if not types or _ANY_TYPE in types:
+        if not types or not _CHOSEN_BY_BATCH.isdisjoint(types):
             return []
         candidates = [each for each in instances if _is_one_of(each.name, types)]
         wanted = _PROCESSORS.get(job.arch or "")
@@ -240,7 +241,7 @@ def _instance_types(environments: Iterable[dict[str, Any]]) -> list[str]:
             name
             for environment in environments
             for name in (environment.get("computeResources") or {}).get("instanceTypes") or []
-            if name != _ANY_TYPE
+            if name not in _CHOSEN_BY_BATCH
         }
     )
 

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 INDEX_SUFFIXES = (".amb", ".ann", ".bwt", ".pac", ".sa")
 # More tasks than this fail the task that asks for them.
 _MAX_MAP_LENGTH = 1024
+# Of a long list of samples, so many are named.
+_SHOWN = 5
 
 
 @dataclass
@@ -60,6 +62,7 @@ class MappingChecks:
         finished = {name: each for name, each in samples.items() if self._is_done(each)}
         to_map = {name: each for name, each in samples.items() if name not in finished}
         self._check_reads(samples, to_map)
+        self._check_places(to_map)
         self._check_finished(finished, reference)
         self._check_length(len(to_map))
         refused = self._refused()
@@ -121,6 +124,21 @@ class MappingChecks:
             wrong = [wrong_uris[uri] for uri in (sample.r1, sample.r2) if uri in wrong_uris]
             if wrong:
                 self.sample_problems.setdefault(sample.name, []).extend(wrong)
+
+    def _check_places(self, to_map: Mapping[str, Sample]) -> None:
+        """Warn of reads where the jobs' role of include/infra/genomics.yaml does not reach."""
+        source = f"s3://{self.clients.settings.bucket}/source/"
+        apart = [
+            name
+            for name, each in to_map.items()
+            if not (each.r1.startswith(source) and each.r2.startswith(source))
+        ]
+        if apart:
+            more = f" and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""
+            self.warnings.append(
+                f"The reads of {', '.join(apart[:_SHOWN])}{more} are not below {source}: see that "
+                "the jobs' role may read them"
+            )
 
     def _check_finished(self, finished: Mapping[str, Sample], reference: str) -> None:
         """Look whether what earlier runs made is there, and is what this one asks for."""

@@ -63,6 +63,7 @@ class SampleJobs:
 
     batch: Any
     deployment_id: str
+    _wholes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def describe(self, job_ids: Iterable[str | None]) -> dict[str, dict[str, Any]]:
         """Return the jobs that Batch knows, by id."""
@@ -76,10 +77,13 @@ class SampleJobs:
 
     def is_ours(self, job: Mapping[str, Any]) -> bool:
         """Whether the job, or the array job that it is a part of, has our deployment's tag."""
-        parent, _, index = job["jobId"].partition(":")
-        whole = (self.describe([parent]).get(parent) or {}) if index else {}
-        tags = {**(whole.get("tags") or {}), **(job.get("tags") or {})}
-        return tags.get(TAG_DEPLOYMENT) == self.deployment_id
+        tags = job.get("tags") or {}
+        whole, _, index = job["jobId"].partition(":")
+        if index and TAG_DEPLOYMENT not in tags:
+            if whole not in self._wholes:
+                self._wholes[whole] = self.describe([whole]).get(whole) or {}
+            tags = self._wholes[whole].get("tags") or {}
+        return bool(tags.get(TAG_DEPLOYMENT) == self.deployment_id)
 
     def terminate(self, job_id: str, reason: str) -> None:
         """End a job; one that has ended, or that Batch has forgotten, is no error."""

@@ -561,9 +561,19 @@ def test_an_owner_names_deployment_dag_and_run() -> None:
     assert owner_of(TaskInstance()) == "local/genomics_mapping/manual__2026-01-01"
 
 
-def test_reads_that_are_there_are_enough_to_pass_with_every_kind_of_name(
+def test_reads_elsewhere_are_a_warning_because_the_jobs_role_may_not_read_them(
     aws: LocalAws, table: SampleTable
 ) -> None:
+    for mate in "12":
+        client(aws, "s3").put_object(Bucket=BUCKET, Key=f"raw/S1_{mate}.fq.gz", Body=READS)
+    add(table, "S1", r1="raw/S1_1.fq.gz", r2="raw/S1_2.fq.gz")
+
+    (warning,) = preflight(asked())["warnings"]
+
+    assert warning.startswith("The reads of S1 are not below s3://localaws-data/source/")
+
+
+def test_names_and_keys_may_hold_all_that_is_harmless(aws: LocalAws, table: SampleTable) -> None:
     client(aws, "s3").put_object(Bucket=BUCKET, Key="source/x+y_1.fq.gz", Body=READS)
     client(aws, "s3").put_object(Bucket=BUCKET, Key="source/x+y_2.fq.gz", Body=READS)
     add(table, "x.y-z_1", r1="source/x+y_1.fq.gz", r2=f"s3://{BUCKET}/source/x+y_2.fq.gz")

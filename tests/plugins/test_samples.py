@@ -304,8 +304,11 @@ def test_a_sample_that_changes_during_the_claim_is_looked_at_again(
     assert (claims.claimed, claims.finished) == ([], ["S1"])
 
 
-def test_jobs_are_described_by_the_hundred_and_runs_asked_once(table: SampleTable) -> None:
-    names = [f"S{number:03}" for number in range(101)]
+def test_jobs_are_described_together_and_runs_asked_once(
+    table: SampleTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aws_jobs.sample_claims.JOB_IDS_PER_CALL", 3)
+    names = [f"S{number}" for number in range(4)]
     for name in names:
         add(table, name, status=1, owner=OTHER, job_id=f"j-{name}")
     jobs = Jobs(**{f"j-{name}": "RUNNING" for name in names})
@@ -319,8 +322,8 @@ def test_jobs_are_described_by_the_hundred_and_runs_asked_once(table: SampleTabl
         run_state=lambda dag_id, run_id: asked.append(run_id) or "running",  # type: ignore[func-returns-value]
     ).claim(names)
 
-    assert len(claims.held) == 101
-    assert jobs.calls == [100, 1]
+    assert len(claims.held) == 4
+    assert jobs.calls == [3, 1]
     assert asked == ["other"]
 
 
