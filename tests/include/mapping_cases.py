@@ -50,9 +50,10 @@ def python() -> str:
     return str(found)
 
 
-def run_tool(*argv: str | Path, stdin: str = "", **environ: str) -> str:
+def run_tool(*argv: str | Path, stdin: str = "", cwd: Path | None = None, **environ: str) -> str:
     done = subprocess.run(
         argv,
+        cwd=cwd,
         env={**os.environ, "PATH": path(), **environ},
         input=stdin.encode(),
         capture_output=True,

@@ -494,7 +494,7 @@ def test_status_writes_survive_throttling_and_lost_answers(mapping):
 
 def test_the_index_is_made_once_and_another_references_is_refused(mapping):
     whole = mapping.run("index-reference", uri=REFERENCE)
-    assert (whole.code, whole.last_line[-14:]) == (*(0, "made .fai")[:1], whole.last_line[-14:])
+    assert (whole.code, whole.last_line) == (0, "index-reference: made .fai")
     made = mapping.get(f"{REFERENCE}.bwt")
     mapping.s3.delete_object(Bucket=BUCKET, Key="ref_data/tiny.fa.bwt")
 

@@ -30,21 +30,11 @@ def test_nothing_given_is_what_was_published():
     assert found.warnings == ()
 
 
-@pytest.mark.parametrize(
-    ("given", "share"),
-    [
-        ("0.95", "0.95"),
-        ("0.950", "0.95"),
-        (0.95, "0.95"),
-        (95, "0.95"),
-        ("95", "0.95"),
-        ("12.5", "0.125"),
-        ("100", "1"),
-        (0, "0"),
-        ("1e-6", "0.000001"),
-        ("1.5", "0.015"),
-    ],
-)
+SHARES = {"0.95": "0.95", "0.950": "0.95", 0.95: "0.95", 95: "0.95", "95": "0.95", "12.5": "0.125"}
+SHARES |= {"100": "1", 0: "0", "1e-6": "0.000001", "1.5": "0.015"}
+
+
+@pytest.mark.parametrize(("given", "share"), SHARES.items())
 def test_shares_are_read_as_coverm_reads_them(given, share):
     assert parsed(min_identity=given).min_identity == share
 
@@ -121,20 +111,11 @@ def test_a_name_that_could_be_more_than_a_name_is_refused(name):
     assert not item.SAMPLE.fullmatch(name)
 
 
+NO_KEYS = ["", "a b", "a\n", "-x", "a;b", "$(id)", "a\tb"]
+
+
 @pytest.mark.parametrize(
-    "uri",
-    [
-        "s3://bucket",
-        "s3://bucket/",
-        "http://b/k",
-        "s3://B_/k",
-        "s3://bucket/a b",
-        "s3://bucket/a\n",
-        "s3://bucket/-x",
-        "s3://bucket/a;b",
-        "s3://bucket/$(id)",
-        "s3://bucket/a\tb",
-    ],
+    "uri", ["s3://bucket", "http://b/k", "s3://B_/k", *(f"s3://bucket/{key}" for key in NO_KEYS)]
 )
 def test_an_address_that_is_no_plain_one_is_refused(uri):
     assert not objects.URI.fullmatch(uri)
