@@ -58,6 +58,7 @@ class MappingChecks:
         self.problems += parameter_problems(self.params)
         self._check_reference(reference)
         images = self._check_batch()
+        self._check_images(images)
         samples = self._selected()
         finished = {name: each for name, each in samples.items() if self._is_done(each)}
         to_map = {name: each for name, each in samples.items() if name not in finished}
@@ -191,6 +192,17 @@ class MappingChecks:
         self.problems += found.problems
         self.warnings += found.warnings
         return {arch: capacity.image(genomics.job_definitions[arch]) for arch in self.architectures}  # type: ignore[index]
+
+    def _check_images(self, images: Mapping[str, str | None]) -> None:
+        """Make sure that a comparison is one of machines, and that it can be told what ran."""
+        named = {arch: image for arch, image in images.items() if image}
+        if len(named) < 2:
+            return
+        if len(set(named.values())) > 1:
+            which = ", ".join(f"{image} on {arch}" for arch, image in named.items())
+            self.problems.append(f"the same image must run on all, not {which}")
+        elif not all("@sha256:" in image for image in named.values()):
+            self.warnings.append(f"{next(iter(named.values()))} is not named by its digest")
 
     def _check_length(self, samples: int) -> None:
         from airflow.sdk.configuration import conf

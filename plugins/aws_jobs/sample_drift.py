@@ -141,7 +141,7 @@ class Reconciliation:
         )
 
     def _live_but_failed(self, sample: Sample, job: Mapping[str, Any]) -> Drift | None:
-        if sample.status != Status.FAILED:
+        if sample.status != Status.FAILED or _tries_again(sample, job):
             return None
         return self._job_drift(
             "live job of a failed sample",
@@ -283,6 +283,14 @@ def _items(s3: Any, uri: str) -> list[Mapping[str, Any]]:
             return []
         raise
     return [json.loads(line) for line in answer["Body"].read().splitlines() if line.strip()]
+
+
+def _tries_again(sample: Sample, job: Mapping[str, Any]) -> bool:
+    """Whether Batch itself repeats a job whose attempt before has noted that it failed."""
+    if job["status"] != "RUNNING":
+        return bool(job.get("attempts"))
+    started = datetime.fromtimestamp((job.get("startedAt") or 0) / 1000, UTC)
+    return bool(sample.finished_at) and started > _time(sample.finished_at or "")
 
 
 def is_past(claimed_at: str | None) -> bool:

@@ -80,18 +80,22 @@ def make_places(aws: LocalAws) -> None:
                 priority=1,
                 computeEnvironmentOrder=[{"order": 1, "computeEnvironment": name}],
             )
-        batch.register_job_definition(
-            jobDefinitionName=name,
-            type="container",
-            containerProperties={
-                "image": f"local/{arch}@sha256:0",
-                "command": ["true"],
-                "resourceRequirements": [
-                    {"type": "VCPU", "value": "1"},
-                    {"type": "MEMORY", "value": "100"},
-                ],
-            },
-        )
+        define(aws, name, "local/mapping@sha256:0")
+
+
+def define(aws: LocalAws, name: str, image: str) -> None:
+    client(aws, "batch").register_job_definition(
+        jobDefinitionName=name,
+        type="container",
+        containerProperties={
+            "image": image,
+            "command": ["true"],
+            "resourceRequirements": [
+                {"type": "VCPU", "value": "1"},
+                {"type": "MEMORY", "value": "100"},
+            ],
+        },
+    )
 
 
 @pytest.fixture
@@ -197,7 +201,7 @@ def test_what_is_in_order_passes(aws: LocalAws, table: SampleTable) -> None:
 
     assert checked["table"] == table.name
     assert checked["arch"] == "graviton"
-    assert checked["images"] == {"graviton": "local/graviton@sha256:0"}
+    assert checked["images"] == {"graviton": "local/mapping@sha256:0"}
     assert list(checked["samples"]) == ["S1", "S2"]
     assert checked["samples"]["S1"]["r1"] == f"s3://{BUCKET}/source/{table.name}/S1_1.fastq.gz"
     assert checked["finished"] == {"S3": uri}
@@ -552,6 +556,31 @@ def test_a_benchmark_maps_everything_on_both_sides_and_touches_nothing(
     assert outputs[2].endswith("/x86/S1")
     assert {(item["table"], item["owner"]) for (item,) in sides["x86"]} == {(None, None)}
     assert list(table.all()) == before
+
+
+def test_a_benchmark_of_different_images_is_refused(
+    aws: LocalAws, table: SampleTable, configure: Configure
+) -> None:
+    define(aws, "checked-other", "local/mapping@sha256:1")
+    configure(job_definitions={"graviton": "checked-graviton", "x86": "checked-other"})
+    add(table, "S1")
+    put_reads(aws, table, "S1")
+
+    with pytest.raises(InputError, match="the same image must run on all"):
+        preflight_benchmark(asked())
+
+
+def test_a_benchmark_of_an_image_without_its_digest_is_warned_of(
+    aws: LocalAws, table: SampleTable, configure: Configure
+) -> None:
+    define(aws, "checked-tag", "local/mapping:tag")
+    configure(job_definitions={"graviton": "checked-tag", "x86": "checked-tag"})
+    add(table, "S1")
+    put_reads(aws, table, "S1")
+
+    checked = preflight_benchmark(asked())
+
+    assert checked["warnings"] == ["local/mapping:tag is not named by its digest"]
 
 
 def test_an_owner_names_deployment_dag_and_run() -> None:

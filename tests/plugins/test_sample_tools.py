@@ -300,6 +300,21 @@ def test_a_live_job_of_a_failed_sample(batch: LocalAws, table: SampleTable, tool
     assert is_ended(batch, job_id)
 
 
+def test_a_job_that_batch_repeats_is_no_drift(
+    batch: LocalAws, table: SampleTable, tool: Tool
+) -> None:
+    script = 'test "$AWS_BATCH_JOB_ATTEMPT" = 2 && sleep 60; exit 1'
+    job_id = submit(batch, script, retryStrategy={"attempts": 2})
+    give_up = time.monotonic() + 30
+    while not state_of(batch, job_id).get("attempts"):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    failed_at = "2026-01-01T00:00:00Z"
+    add(table, "S1", status=-1, owner=OWNER, job_id=job_id, finished_at=failed_at)
+
+    assert tool("reconcile") == (0, "no drift\n")
+
+
 def test_a_job_of_others_is_shown_and_left_alone(
     batch: LocalAws, table: SampleTable, tool: Tool
 ) -> None:
