@@ -100,19 +100,19 @@ def duration(seconds: float | None) -> str:
 
 
 def mib(value: float | None) -> str:
-    """Return an amount of memory in MiB, or GiB from 10 GiB on.
+    r"""Return an amount of memory in MiB, or GiB from 10 GiB on.
 
     >>> mib(312), mib(500_000)
-    ('312 MiB', '488.3 GiB')
+    ('312\xa0MiB', '488.3\xa0GiB')
     """
     if value is None:
         return "-"
-    return f"{value:,.0f} MiB" if value < 10_240 else f"{value / 1024:,.1f} GiB"
+    return f"{value:,.0f}\u00a0MiB" if value < 10_240 else f"{value / 1024:,.1f}\u00a0GiB"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
     """Return a share as percent."""
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
+    return "-" if share is None else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def usd(value: float | None) -> str:

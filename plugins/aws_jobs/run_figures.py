@@ -120,7 +120,7 @@ def _timeline(samples: Sequence[SampleRun], of_all: str) -> Plot | None:
             textfont={"color": "white"},
             marker={
                 "color": colour,
-                "pattern": {"shape": "/" if kind == "failed" else "", "solidity": 0.25},
+                "pattern": {"shape": "/" if kind == "failed" else "", "solidity": 0.15},
             },
             width=0.45 if kind == "waiting" else 0.72,
         )
@@ -235,10 +235,12 @@ def _costs(run: RunSummary, samples: Sequence[SampleRun], of_all: str) -> Plot |
             hovertemplate="%{y}<br>%{customdata}<extra></extra>",
             marker={
                 "color": colour,
-                "pattern": {"shape": "/" if place else "", "solidity": 0.25},
+                "pattern": {"shape": "/" if place else "", "solidity": 0.15},
             },
         )
-    figure.update_layout(barmode="stack", xaxis={"title": "US dollars, estimated"})
+    figure.update_layout(
+        barmode="stack", xaxis={"title": "US dollars, estimated", "exponentformat": "none"}
+    )
     _name_rows(figure, rows)
     good, lost = run.cost(rows)
     return Plot(
@@ -431,6 +433,7 @@ def base_figure(rows: int, *, height: int | None = None, margin_top: int = 12) -
             "plot_bgcolor": "rgba(0, 0, 0, 0)",
             "font": {"family": "system-ui, sans-serif", "size": 12.5, "color": "#6b7280"},
             "hoverlabel": {"align": "left"},
+            "modebar": {"bgcolor": "rgba(0, 0, 0, 0)"},
             "legend": {
                 "orientation": "h",
                 "traceorder": "normal",

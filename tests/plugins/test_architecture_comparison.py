@@ -152,6 +152,8 @@ def test_no_conclusion_where_both_sides_ran_on_one_kind_of_machine():
     assert "no conclusion" in page
     assert "both sides ran on x86_64" in page
     assert "less for machines" not in page
+    assert ">Saving<" not in page
+    assert ">Saving<" in render_comparison(comparison(pair(84, 100)))
 
 
 @pytest.mark.parametrize(

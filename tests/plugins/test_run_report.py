@@ -104,6 +104,8 @@ def test_the_page_needs_nothing_from_anywhere():
     assert "default-src 'none'" in html
     assert html.count("plotly.js v") == 1
     assert "cdn.plot.ly/plotly" not in html
+    # Or each plot has a button that uploads its data to cloud.plotly.com.
+    assert "showSendToCloud: false" in html
 
 
 @pytest.mark.parametrize("field", ["name", "reason", "parameter", "tool", "stage", "species"])
@@ -214,7 +216,7 @@ def test_memory_advice_says_when_a_job_needs_more_and_what_a_smaller_one_saves()
     small = manifest("S1", peak_rss_mib=10_000)
     page = Page(render_report(summary(sample("S1", [record("S1", vcpus=8)], small))))
     assert "With 25 % of headroom, 13,000 MiB would do." in page.words
-    assert "take 12 % of a r6g.16xlarge in place of 95 %" in page.words
+    assert "take 12 % of one r6g.16xlarge in place of 95 %" in page.words
 
 
 def test_a_stand_in_for_aws_and_another_machine_are_named():
