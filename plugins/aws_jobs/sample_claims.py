@@ -152,9 +152,8 @@ class Claimant:
         claims.held |= {
             name: "it is not in the table any more" for name in names if name not in samples
         }
-        finished = [name for name, sample in samples.items() if self._is_finished(sample)]
-        claims.finished += finished
-        free = [sample for name, sample in samples.items() if name not in finished]
+        claims.finished += [name for name, each in samples.items() if self._is_finished(each)]
+        free = [sample for sample in samples.values() if not self._is_finished(sample)]
         jobs = self.jobs.describe(
             sample.job_id for sample in free if sample.owner not in (None, self.owner)
         )
