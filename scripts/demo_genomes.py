@@ -55,8 +55,18 @@ def finish(stack: Stack, reports: Path) -> list[str]:
     done = {sample: json.loads(read(s3, uri)) for sample, uri in outputs(stack.client("dynamodb"))}
     print_samples(s3, done)
     print_stages(done)
-    problems = [f"sample {each} is not done" for each in seed_genomes.MIXTURES if each not in done]
-    return problems + print_reports(s3, reports)
+    return check_reads(done) + print_reports(s3, reports)
+
+
+def check_reads(done: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a problem for each sample that is not done, or not with all of its reads."""
+    expected = 2 * seed_genomes.PAIRS
+    reads = {sample: done[sample]["qc"]["reads"] for sample in done}
+    return [
+        f"{sample}: {reads.get(sample, 'none')} of {expected} reads went through"
+        for sample in seed_genomes.MIXTURES
+        if reads.get(sample) != expected
+    ]
 
 
 def outputs(dynamodb: Any) -> Iterable[tuple[str, str]]:

@@ -387,7 +387,7 @@ class Stack:
     # Stop
 
     def stop(self) -> None:
-        """End all of it, at the latest after some 20 seconds."""
+        """End all of it, at the latest after some 40 seconds."""
         stop_recorded(self.home)
         for component in self.processes.values():
             component.exit_code()  # lets the system forget our child

@@ -13,7 +13,7 @@ from scripts.postgres import stop_postgres
 
 LOCALAWS = "localaws"
 _AIRFLOW_PATIENCE = 8.0  # seconds; a running task's on_kill gets 5 of them
-_LOCALAWS_PATIENCE = 10.0  # seconds; it writes down its state
+_LOCALAWS_PATIENCE = 30.0  # seconds; it writes down its state, 100 MB on a busy machine
 
 
 @dataclass

@@ -90,6 +90,16 @@ def test_samples_that_are_done_are_printed_with_all_that_was_found(aws, capsys):
     ]
 
 
+def test_a_sample_that_lost_reads_or_is_not_done_is_a_problem():
+    done = {name: {"qc": {"reads": 80000}} for name in ("S1", "S2", "S3")}
+    done["S2"]["qc"]["reads"] = 79998
+
+    assert demo_genomes.check_reads(done) == [
+        "S2: 79998 of 80000 reads went through",
+        "S4: none of 80000 reads went through",
+    ]
+
+
 def test_the_report_is_copied_and_a_missing_one_is_a_problem(aws, tmp_path, capsys):
     s3, _ = aws
 
