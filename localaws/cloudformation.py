@@ -11,9 +11,10 @@ To support another type: moto's own model and its properties in :data:`HONOURED`
 
 from __future__ import annotations
 
+import graphlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -99,6 +100,7 @@ def install(endpoint_url: str) -> None:
     parsing.get_name_type_map.cache_clear()
     wrap(parsing.ResourceMap, "create", _check_before)
     wrap(parsing.ResourceMap, "update", _check_before)
+    wrap(parsing.ResourceMap, "build_resource_diff", _look_at_values)
     wrap(parsing.ResourceMap, "load_parameters", _check_parameters_after)
     wrap(moto_models.CloudFormationBackend, "create_stack", _remove_if_it_fails)
     wrap(FakeBucket, "create_from_cloudformation_json", _bucket_after)
@@ -138,10 +140,61 @@ def _check_before(
         raise ValidationError(message=f"a resource was refused: {error}") from error
 
 
+def _look_at_values(
+    original: Callable[..., Any], resources: Any, template: dict[str, Any], *parameters: Any
+) -> Any:
+    """Let an update reach what says the same with other values: a default, an attribute.
+
+    moto compares the texts of the template. A :class:`Made` compares what they come to.
+    """
+    actions = original(resources, template, *parameters)
+    if parameters:
+        kinds = {model.KIND for model in MODELS}
+        kept = {
+            name
+            for name, resource in template["Resources"].items()
+            if resource["Type"] in kinds and name in resources._resource_json_map
+        }
+        changed = kept | set(actions["Modify"])
+        order = dependency_order(template["Resources"])
+        actions["Modify"] = [name for name in order if name in changed]
+    return actions
+
+
+def dependency_order(resources: dict[str, Any]) -> list[str]:
+    """Return the names of a template's resources, each after those that it speaks of.
+
+    >>> dependency_order({"A": {"x": {"Ref": "B"}}, "B": {}})
+    ['B', 'A']
+    """
+    graph = {name: set(_references(one)) & set(resources) for name, one in resources.items()}
+    return list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("Ref", "Fn::GetAtt", "DependsOn"):
+                names = inner if isinstance(inner, list) else [inner]
+                yield from (str(name).partition(".")[0] for name in names)
+            elif key == "Fn::Sub":
+                text = inner[0] if isinstance(inner, list) else inner
+                yield from re.findall(r"\$\{(\w+)", text)
+            yield from _references(inner)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _references(one)
+
+
 def _check_parameters_after(original: Callable[..., Any], resources: Any) -> None:
     original(resources)
     for name, slot in (resources._template.get("Parameters") or {}).items():
         value = resources.resolved_parameters.get(name)
+        is_list = slot["Type"] == "CommaDelimitedList" or slot["Type"].startswith("List<")
+        if is_list and isinstance(value, str):
+            # moto splits what is given, and leaves a default as it is
+            value = value.split(",")
+            resources.resolved_parameters[name] = resources._parsed_resources[name] = value
         allowed, pattern = slot.get("AllowedValues"), slot.get("AllowedPattern")
         if allowed and str(value) not in [str(one) for one in allowed]:
             raise ValidationError(message=f"Parameter {name} must be one of {allowed}: {value!r}")

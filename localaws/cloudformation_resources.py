@@ -76,6 +76,8 @@ def _shaped(value: Any, shape: botocore.model.Shape, path: str) -> Any:
     if isinstance(shape, botocore.model.StructureShape):
         return dict(_member(name, one, shape, path) for name, one in value.items())
     if isinstance(shape, botocore.model.ListShape):
+        if not isinstance(value, list):
+            raise ValidationError(message=f"{path} must be a list, not {value!r}")
         return [_shaped(one, shape.member, path) for one in value]
     if isinstance(shape, botocore.model.MapShape):
         return {str(key): _shaped(one, shape.value, path) for key, one in value.items()}
@@ -196,6 +198,8 @@ class Made:
     ) -> Made:
         """Change it; with another name, or a change that it does not take, make another one."""
         properties, old = cloudformation_json["Properties"], original_resource
+        if properties == old.properties:
+            return old
         name = cls.name_in(properties) or old.name
         fixed = [key for key in sorted(cls.FIXED) if properties.get(key) != old.properties.get(key)]
         if name == old.name and not fixed:

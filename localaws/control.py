@@ -1,15 +1,16 @@
 """``/localaws/...``: what tests and scripts ask of localaws itself, never counted as AWS calls.
 
-=============================== =================================================================
-GET    /localaws/health         ``{"status": "ok", "seeded": true}``; 503 until it is ready
-GET    /localaws/calls          calls so far: ``{"emr": {"RunJobFlow": {"200": 1}}}``
-DELETE /localaws/calls          forget them
-GET    /localaws/faults         the fault plan (:mod:`localaws.faults`)
-PUT    /localaws/faults         another plan; 400 with all that is wrong with it
-DELETE /localaws/faults         no faults any more
-GET    /localaws/emr/clusters   every cluster: id, name, state, reason, tags, steps
-GET    /localaws/batch/jobs     every job: id, name, queue, state, reason, tags, attempts, parent
-=============================== =================================================================
+================================ =================================================================
+GET    /localaws/health          ``{"status": "ok", "seeded": true}``; 503 until it is ready
+GET    /localaws/calls           calls so far: ``{"emr": {"RunJobFlow": {"200": 1}}}``
+DELETE /localaws/calls           forget them
+GET    /localaws/faults          the fault plan (:mod:`localaws.faults`)
+PUT    /localaws/faults          another plan; 400 with all that is wrong with it
+DELETE /localaws/faults          no faults any more
+GET    /localaws/emr/clusters    every cluster: id, name, state, reason, tags, steps
+GET    /localaws/batch/jobs      every job: id, name, queue, state, reason, tags, attempts, parent
+GET    /localaws/batch/live-jobs those that have not ended; an array job without its children
+================================ =================================================================
 """
 
 from __future__ import annotations

@@ -237,8 +237,8 @@ class LocalAws:
 
     def live_jobs(self) -> list[dict[str, Any]]:
         """Return the Batch jobs that have not ended; an array job without its children."""
-        jobs = [job for job in self.jobs() if job["parent"] is None]
-        return [job for job in jobs if job["state"] not in ("SUCCEEDED", "FAILED")]
+        found: list[dict[str, Any]] = self._control("GET", "batch/live-jobs")
+        return found
 
     def _control(self, method: str, path: str, body: Any = None) -> Any:
         request = urllib.request.Request(  # noqa: S310 - http on loopback

@@ -32,7 +32,11 @@ class Stack:
         self.runner = Runner()
         calls, faults = CallCounter(), FaultPlan()
         self._faults = faults
-        audits = {"/localaws/emr/clusters": emr.audit, "/localaws/batch/jobs": batch.audit}
+        audits = {
+            "/localaws/emr/clusters": emr.audit,
+            "/localaws/batch/jobs": batch.audit,
+            "/localaws/batch/live-jobs": batch.audit_live,
+        }
         self.control = Control(calls, faults, audits=audits)
         prepare = {"cloudformation": self._install_cloudformation}
         app = LockedApp(LOCKS, calls, faults, self.control, prepare)

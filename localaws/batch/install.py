@@ -34,6 +34,13 @@ def audit() -> list[dict[str, Any]]:
         return [job for backend in backends() for job in backend.audit()]
 
 
+def audit_live() -> list[dict[str, Any]]:
+    """Return the jobs that have not ended, without children: there may be thousands."""
+    with LOCKS.of("batch"):
+        jobs = [job for backend in backends() for job in backend.jobs.values()]
+        return [job.audit() for job in jobs if not job.has_ended]
+
+
 def break_off() -> None:
     """End every job's record: the server goes down, or came back without what ran."""
     with LOCKS.of("batch"):

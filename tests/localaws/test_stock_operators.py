@@ -1,21 +1,27 @@
-"""Airflow's own EMR operators work against localaws."""
+"""Airflow's own EMR and Batch operators work against localaws."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
+from airflow.providers.amazon.aws.hooks.batch_client import BatchClientHook
+from airflow.providers.amazon.aws.operators.batch import BatchOperator
 from airflow.providers.amazon.aws.operators.emr import (
     EmrAddStepsOperator,
     EmrCreateJobFlowOperator,
     EmrTerminateJobFlowOperator,
 )
 from airflow.providers.amazon.aws.sensors.emr import EmrStepSensor
+from airflow.providers.amazon.aws.utils.task_log_fetcher import AwsTaskLogFetcher
 from airflow.sdk.exceptions import AirflowException
 
-from tests.localaws.conftest import BUCKET, Emr, bash, group
+from tests.localaws.conftest import BUCKET, Batch, Emr, bash, group
 
 REQUEST = {
     "Name": "stock",
@@ -76,3 +82,40 @@ def test_the_sensor_shows_why_a_step_failed(emr: Emr, context: Any) -> None:
 
     with pytest.raises(AirflowException, match="FATAL no fuel"):
         run(sensor, context)
+
+
+@pytest.fixture
+def quick_delays() -> Iterator[None]:
+    """The hook's own delays are random, up to ten seconds."""
+    with mock.patch.object(BatchClientHook, "delay", side_effect=lambda *_: time.sleep(0.05)):
+        yield
+
+
+def batch_operator(script: str, **more: Any) -> BatchOperator:
+    return BatchOperator(
+        task_id="map",
+        job_name="stock",
+        job_queue="shared",
+        job_definition="bash",
+        parameters={"script": script},
+        **more,
+    )
+
+
+@pytest.mark.usefixtures("quick_delays")
+def test_the_batch_operator_waits_and_reads_the_log(batch: Batch, context: Any) -> None:
+    operator = batch_operator(
+        "echo from airflow", awslogs_enabled=True, awslogs_fetch_interval=timedelta(seconds=1)
+    )
+
+    with mock.patch.object(AwsTaskLogFetcher, "event_to_str", wraps=lambda e: e["message"]) as read:
+        run(operator, context)
+
+    assert batch.state(str(operator.job_id)) == "SUCCEEDED"
+    assert [call.args[0]["message"] for call in read.call_args_list] == ["from airflow"]
+
+
+@pytest.mark.usefixtures("quick_delays")
+def test_the_batch_operator_fails_with_the_job(batch: Batch, context: Any) -> None:
+    with pytest.raises(AirflowException, match="failed"):
+        run(batch_operator("exit 9"), context)
