@@ -70,11 +70,12 @@ bench: setup ## Run the side-by-side measurements; each prints its ratios
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(RUN) $$benchmark || exit; done
 
 requirements: setup ## Compile requirements*.in; UPGRADE=1 takes the newest of what is not pinned there
-	@for name in requirements requirements-local requirements-dev requirements-spark requirements-genomics requirements-uv; do \
+	@for name in requirements requirements-local requirements-dev requirements-spark requirements-genomics \
+		requirements-uv include/genomics/requirements; do \
 		echo "$$name.in -> $$name.txt"; \
-		.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-			--custom-compile-command "make requirements" $(if $(UPGRADE),--upgrade) \
-			$$name.in -o $$name.txt || exit; \
+		(cd $$(dirname $$name) && $(CURDIR)/.venv/bin/uv pip compile --quiet --universal \
+			--python-version 3.11 --generate-hashes --custom-compile-command "make requirements" \
+			$(if $(UPGRADE),--upgrade) $$(basename $$name).in -o $$(basename $$name).txt) || exit; \
 	done
 
 compose-env: setup ## Write .env with generated secrets for docker compose

@@ -15,7 +15,7 @@ OURS = {"aws_jobs", "benchmarks", "dags", "include", "localaws", "plugins", "scr
 # What the code of include/ finds where AWS runs it: EMR's image, and ours of the mapping jobs.
 SHIPS_WITH = {
     "spark": {"boto3", "botocore", "pyspark"},
-    "genomics": {"boto3", "botocore", "numpy", "pyarrow", "pycoverm", "pysam", "read_mapping"},
+    "genomics": {"boto3", "botocore", "numpy", "pyarrow", "pycoverm", "read_mapping"},
 }
 # Half a CPU second at every parse of a DAG file and at every start of a task.
 SLOW = ("boto3", "botocore", "s3transfer", "airflow.providers.amazon")
