@@ -37,7 +37,7 @@ def job_name(name: str, run_key: RunKey) -> str:
 
     >>> from aws_jobs.identity import RunKey
     >>> job_name("map", RunKey("prod", "mapping", "r1", "map", 3))
-    'map-3a7b6b6d5a6a5c29'
+    'map-73754f560ffd4104'
     """
     suffix = f"-{run_key.digest}"
     return f"{name[: _LONGEST_NAME - len(suffix)]}{suffix}"

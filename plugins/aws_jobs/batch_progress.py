@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
@@ -88,7 +89,8 @@ class Progress:
         """Write the task's memory, for good: a run may be cleared long after it ended."""
         from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-        store.set(STATE_KEY, asdict(self), retention=NEVER_EXPIRE)
+        # The store takes JSON's own types only: no tuple.
+        store.set(STATE_KEY, json.loads(json.dumps(asdict(self))), retention=NEVER_EXPIRE)
         return self
 
     def next_try(self) -> Progress:

@@ -56,8 +56,9 @@ def aws(localaws_process: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Iterator
     localaws_process.reset_calls()
     yield localaws_process
     localaws_process.set_faults([])
-    emr = localaws_process.client("emr")
-    for cluster_id in live_clusters(localaws_process):
+    left = live_clusters(localaws_process)
+    emr = localaws_process.client("emr") if left else None
+    for cluster_id in left:
         emr.set_termination_protection(JobFlowIds=[cluster_id], TerminationProtected=False)
         emr.terminate_job_flows(JobFlowIds=[cluster_id])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,8 @@ class TaskStateStore:
         return self.values.get(key, default)
 
     def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        # As Airflow's own, which refuses a tuple.
+        assert value == json.loads(json.dumps(value)), f"{key} is no JSON: {value}"
         self.on_set(key, value)
         self.values[key] = value
 
