@@ -1,4 +1,4 @@
-"""AWS on this machine: moto's server, extended so that EMR steps really run.
+"""AWS on this machine: moto's server, extended so that EMR steps and Batch jobs run.
 
 Start it with ``python -m localaws``; drive it from tests with :class:`localaws.process.LocalAws`.
 """

@@ -60,7 +60,9 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m localaws",
-        description="AWS on this machine: moto's server, extended so that EMR steps really run.",
+        description=(
+            "AWS on this machine: moto's server, extended so that EMR steps and Batch jobs run."
+        ),
         epilog=ENVIRONMENT_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT_HELP = """\
 environment:
   LOCALAWS_PORT                       port (4570)
-  LOCALAWS_DATA                       folder that keeps S3, DynamoDB, Glue, IAM, logs and EMR's
-                                      history over a restart (none: nothing is kept)
+  LOCALAWS_DATA                       folder that keeps S3, DynamoDB, Glue, IAM, ECR, logs and the
+                                      history of EMR and Batch over a restart (none: nothing is
+                                      kept)
   LOCALAWS_EMR_STARTING_SECONDS       how long a cluster is STARTING (2)
   LOCALAWS_EMR_BOOTSTRAPPING_SECONDS  how long it is BOOTSTRAPPING at least (1)
   LOCALAWS_EMR_TERMINATING_SECONDS    how long it is TERMINATING (1)

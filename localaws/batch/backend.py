@@ -24,6 +24,7 @@ from localaws.batch.states import (
     ACTIVE,
     DISABLED,
     ENABLED,
+    FAILED,
     INACTIVE,
     N_TO_N,
     SEQUENTIAL,
@@ -111,7 +112,7 @@ class LocalBatchBackend(BaseBackend):
         if environment is None:
             return
         if environment.state == ENABLED:
-            raise ClientException("Cannot delete, found existing JobQueue relationship or ENABLED.")
+            raise ClientException("Cannot delete, compute environment must be DISABLED first.")
         if any(environment in queue.environments for queue in self.queues.values()):
             raise ClientException("Cannot delete, found existing JobQueue relationship.")
         del self.environments[environment.name]
@@ -147,7 +148,7 @@ class LocalBatchBackend(BaseBackend):
         check_queue(request)
         if request.get("computeEnvironmentOrder") is not None:
             queue.environments = self._ordered(request["computeEnvironmentOrder"])
-        _take_over(queue.request, request, "state", "priority", "jobStateTimeLimitActions")
+        _take_over(queue.request, request, "state", "priority")
         self._notify()
         return queue
 
@@ -343,11 +344,11 @@ class LocalBatchBackend(BaseBackend):
 
     def break_off(self) -> None:
         """Mark what has not ended as ended by the server's end."""
-        jobs = [one for job in self.jobs.values() for one in (*job.children, job)]
         if self._scheduler is not None:
-            self._scheduler.break_off(jobs, SERVER_STOPPED)
-        for job in jobs:
-            job.enter("FAILED", SERVER_STOPPED)
+            self._scheduler.close()
+        for job in self.jobs.values():
+            for one in (*job.children, job):
+                one.enter(FAILED, SERVER_STOPPED)
         for environment in self.environments.values():
             environment.used_vcpus = 0
 

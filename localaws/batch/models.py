@@ -156,12 +156,10 @@ class JobQueue:
                 "status": "VALID",
                 "statusReason": "JobQueue Healthy",
                 "priority": self.priority,
-                "schedulingPolicyArn": self.request.get("schedulingPolicyArn"),
                 "computeEnvironmentOrder": [
                     {"order": place, "computeEnvironment": environment.arn}
                     for place, environment in enumerate(self.environments, 1)
                 ],
-                "jobStateTimeLimitActions": self.request.get("jobStateTimeLimitActions"),
                 "tags": self.request.get("tags") or {},
             }
         )

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from localaws.batch.execution import Execution, Machinery, NotStarted
 from localaws.batch.models import ComputeEnvironment, Job, JobQueue, Outcome, now
@@ -113,12 +113,9 @@ class Scheduler:
         else:
             self._stop(execution, Outcome(job.end_reason or ""))
 
-    def break_off(self, jobs: Iterable[Job], reason: str) -> None:
-        """End every record: the server goes down."""
+    def close(self) -> None:
+        """Start nothing any more: the server goes down."""
         self.is_closed = True
-        for job in jobs:
-            if not job.has_ended:
-                job.enter(FAILED, reason)
         self.changed.notify_all()
 
     # the thread

@@ -79,6 +79,7 @@ def check_queue(request: dict[str, Any]) -> None:
         check_name("jobQueueName", request["jobQueueName"])
     check_state(request.get("state"))
     check_tags(request.get("tags"))
+    _refuse(request, "schedulingPolicyArn", "jobStateTimeLimitActions", "serviceEnvironmentOrder")
     order = request.get("computeEnvironmentOrder")
     if order is not None and not 1 <= len(order) <= MAX_ENVIRONMENTS_OF_QUEUE:
         raise ClientException(
@@ -104,6 +105,7 @@ def check_definition(request: dict[str, Any]) -> None:
         raise ClientException("localaws has no Fargate: platformCapabilities must be EC2.")
     if len(json.dumps(request)) > MAX_DEFINITION_SIZE:
         raise ClientException(f"A job definition has at most {MAX_DEFINITION_SIZE} bytes.")
+    _refuse(container, "secrets")
     if not container.get("image"):
         raise ClientException("containerProperties.image must be given.")
     check_resource_requirements(container.get("resourceRequirements"))
@@ -202,7 +204,20 @@ def check_submit(request: dict[str, Any]) -> None:
     if size is not None and not least <= size <= most:
         raise ClientException(f"arrayProperties.size must be between {least} and {most}.")
     _check_dependencies(request.get("dependsOn") or [], is_array=size is not None)
-    for name in ("nodeOverrides", "eksPropertiesOverride", "ecsPropertiesOverride"):
+    _refuse(
+        request,
+        "consumableResourcePropertiesOverride",
+        "ecsPropertiesOverride",
+        "eksPropertiesOverride",
+        "nodeOverrides",
+        "schedulingPriorityOverride",
+        "shareIdentifier",
+    )
+
+
+def _refuse(request: dict[str, Any], *names: str) -> None:
+    """Refuse what would have no effect here."""
+    for name in names:
         if request.get(name):
             raise ClientException(f"localaws has no {name}.")
 

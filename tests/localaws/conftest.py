@@ -164,8 +164,14 @@ class Batch:
         return str(self.job(job_id)["status"])
 
     def await_state(self, job_id: str, *states: str) -> dict[str, Any]:
-        until(lambda: self.state(job_id) in states, f"{job_id} to be {states}")
-        return self.job(job_id)
+        found: dict[str, Any] = {}
+
+        def there() -> bool:
+            found.update(self.job(job_id))
+            return found["status"] in states
+
+        until(there, f"{job_id} to be {states}")
+        return found
 
     def ended(self, job_id: str) -> dict[str, Any]:
         """Wait for a job's end."""

@@ -290,6 +290,7 @@ def test_jobs_queues_environments_and_definitions_have_tags(batch: Batch) -> Non
             {"containerOverrides": {"resourceRequirements": [{"type": "GPU", "value": "1"}]}},
             "GPU",
         ),
+        ({"shareIdentifier": "x"}, "shareIdentifier"),
     ],
 )
 def test_what_a_submission_must_not_say(batch: Batch, request_: dict[str, Any], words: str) -> None:
