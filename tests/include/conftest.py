@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from scripts import seed_flights
+from tests.include.mapping_cases import localaws_of_mapping, mapping, tiny_index
+
+__all__ = ["localaws_of_mapping", "mapping", "tiny_index"]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -27,8 +27,6 @@ from tests.include.mapping_cases import (
 )
 from tests.include.test_read_mapping_rules import asked, keeps
 
-pytest_plugins = ["tests.include.mapping_cases"]
-
 READS = simulate()
 OUTPUTS = ["S1.coverage.tidy.tsv", "S1.coverage.tsv", "S1.emitted.flagstat", "S1.emitted.stats"]
 OUTPUTS += ["S1.filtered.bam", "S1.filtered.bam.bai", "S1.kept.flagstat", "S1.kept.stats"]
@@ -260,6 +258,9 @@ BAD_READS = {
         "one of them is cut",
     ),
     "the first side shorter": ((cut_at_a_member(READS.one), READS.gzips[1]), "one of them is cut"),
+    # More than fits into the pipes: bwa leaves in the middle, and ends well.
+    "much more of one side": ((zipped(READS.one * 30), READS.gzips[1]), "one of them is cut"),
+    "much more of the other": ((READS.gzips[0], zipped(READS.two * 30)), "one of them is cut"),
     "cut in a read": (
         (READS.gzips[0], gzip.compress("".join(READS.two)[:-104].encode())),
         "is cut",

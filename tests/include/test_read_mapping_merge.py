@@ -11,8 +11,6 @@ import pytest
 
 from tests.include.mapping_cases import BUCKET, PACKAGE, Mapping, python, run_tool, simulate
 
-pytest_plugins = ["tests.include.mapping_cases"]
-
 OUTPUT = f"s3://{BUCKET}/results/reads/x86/matrix/1"
 METHODS = ["mean", "trimmed_mean", "covered_fraction", "count"]
 CONTIGS = {"a": (1000, "true"), "b": (2000, "true"), "A": (3000, "true"), "short": (99, "false")}

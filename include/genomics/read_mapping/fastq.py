@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from read_mapping.exceptions import InputDataError
+from read_mapping.exceptions import InputDataError, MappingError
 from read_mapping.gunzip import inflate
 from read_mapping.objects import ObjectStore, Stored
 
@@ -33,6 +33,7 @@ class Fastq:
                 break
             self._head += block
         self._lines = 0
+        self.delivered = True
         if not self._head.startswith(b"@"):
             holds = f"starts with {self._head[:4]!r}" if self._head else "holds no reads"
             raise InputDataError(f"{stored.uri} is no FASTQ: it {holds}")
@@ -49,16 +50,22 @@ class Fastq:
         return self._lines // 4
 
     def pour(self, pipe: int) -> None:
-        """Write all reads into a pipe and close it.
+        """Write all reads into a pipe and close it; count on where its reader is gone.
 
-        Raises BrokenPipeError when its reader is gone, InputDataError where the file is cut.
+        bwa leaves in the middle of one side when the other one ends, which only the counts tell.
+
+        Raises InputDataError where the file is cut.
         """
-        with open(pipe, "wb", buffering=0, closefd=True) as sink:
+        with open(pipe, "wb", buffering=0) as sink:
             last = b"\n"
             for block in self._all():
                 self._lines += block.count(b"\n")
                 last = block[-1:]
-                write_all(sink.fileno(), block)
+                try:
+                    if self.delivered:
+                        write_all(sink.fileno(), block)
+                except BrokenPipeError:
+                    self.delivered = False
         # The last line may lack its end.
         self._lines += last != b"\n"
         if self._lines % 4:
@@ -94,9 +101,15 @@ def check_mates(one: Fastq, two: Fastq) -> None:
 
 
 def check_counts(one: Fastq, two: Fastq) -> None:
-    """Raise InputDataError unless both sides had the same number of reads."""
+    """Raise InputDataError unless both sides had the same number of reads.
+
+    Raises MappingError where the mapper did not take them all.
+    """
     if one.reads != two.reads:
         raise InputDataError(
             f"{one.stored.uri} holds {one.reads:,} reads and {two.stored.uri} {two.reads:,}:"
             " one of them is cut"
         )
+    for side in (one, two):
+        if not side.delivered:
+            raise MappingError(f"bwa mem did not read all of {side.stored.uri}")
