@@ -66,7 +66,7 @@ format: setup ## Let ruff format and mend what it can
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 
-bench: setup ## Run the side-by-side measurements; each prints its ratios
+bench: genomes ## Run the side-by-side measurements; each prints its ratios
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(RUN) $$benchmark || exit; done
 
 requirements: setup ## Compile requirements*.in; UPGRADE=1 takes the newest of what is not pinned there
