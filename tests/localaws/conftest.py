@@ -167,6 +167,7 @@ class Batch:
         found: dict[str, Any] = {}
 
         def there() -> bool:
+            found.clear()
             found.update(self.job(job_id))
             return found["status"] in states
 
