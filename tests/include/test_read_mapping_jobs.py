@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import signal
@@ -163,7 +162,7 @@ def test_coverage_has_a_row_for_each_contig_and_none_of_what_cannot_be_measured(
 def test_threads_and_memory_change_not_one_byte(mapping):
     many = simulate(pairs=1500)
     stored = []
-    for vcpus in ("1", "2", "5"):
+    for vcpus in ("1", "4"):
         item = mapping.item("S1", many.gzips)
         item["output"] = f"s3://{BUCKET}/results/{vcpus}"
         item["done_uri"] = f"{item['output']}/manifest.json"
@@ -171,7 +170,7 @@ def test_threads_and_memory_change_not_one_byte(mapping):
         assert done.code == 0, done.stderr
         stored.append([mapping.get(f"{item['output']}/{name}") for name in OUTPUTS])
 
-    assert stored[0] == stored[1] == stored[2]
+    assert stored[0] == stored[1]
 
 
 def test_a_second_attempt_maps_only_if_something_has_changed(mapping):
@@ -224,21 +223,23 @@ def test_after_a_failed_coverage_the_reads_are_not_mapped_again(mapping, tmp_pat
 
 
 def test_a_coverm_on_path_measures_and_the_table_has_the_samples_name(mapping, tmp_path):
-    table = "Contig\\tS1.filtered Mean\\tS1.filtered Length\\ntiny~a\\t1.5\\t6000\\n"
+    titles = "".join(f"\\tS1.filtered {title}" for title in ("Trimmed Mean", "Mean", "Length"))
     script = f"""[ "$1" = --version ] && echo 'coverm 0.7.0' && exit
 echo "$@" > {tmp_path}/asked
-printf '{table}'"""
-    item = mapping.item("S1", READS.gzips, parameters={"methods": ["mean"], "trim_min": "0.2"})
+printf 'Contig{titles}\\ntiny~a\\t1.5\\t1.25\\t6000\\n'"""
+    asked_for = {"methods": ["trimmed_mean", "mean"], "trim_min": "20", "trim_max": 100}
+    item = mapping.item("S1", READS.gzips, parameters=asked_for)
 
     done = mapping.map(item, PATH=tool(tmp_path, "coverm", script))
 
     assert done.code == 0, done.stderr
-    assert "no effect of trim_min" in done.stderr
-    assert results(mapping)["S1.coverage.tsv"] == b"Contig\tS1 Mean\ntiny~a\t1.5\n"
+    table = b"Contig\tS1 Trimmed Mean\tS1 Mean\ntiny~a\t1.5\t1.25\n"
+    assert results(mapping)["S1.coverage.tsv"] == table
     assert manifest(mapping, item)["tools"]["coverage"] == "coverm 0.7.0"
-    asked_for = (tmp_path / "asked").read_text()
-    assert "--contig-end-exclusion 75" in asked_for
-    assert "--trim-min" not in asked_for
+    options = (tmp_path / "asked").read_text()
+    # 1 would mean 1 % to it.
+    assert "--contig-end-exclusion 75 --trim-min 0.2 --trim-max 100" in options
+    assert options.endswith("--methods trimmed_mean mean length\n")
 
 
 def cut_at_a_member(reads: list[str]) -> bytes:
@@ -253,25 +254,11 @@ def renamed_far_in(reads: list[str]) -> list[str]:
 MANY = simulate(pairs=600)
 BAD_READS = {
     "cut in the middle": ((READS.gzips[0], READS.gzips[1][:-100]), "is cut"),
-    "cut at a member's border": (
-        (READS.gzips[0], cut_at_a_member(READS.two)),
-        "one of them is cut",
-    ),
-    "the first side shorter": ((cut_at_a_member(READS.one), READS.gzips[1]), "one of them is cut"),
+    "cut at a member's border": ((cut_at_a_member(READS.one), READS.gzips[1]), "one of them"),
     # More than fits into the pipes: bwa leaves in the middle, and ends well.
     "much more of one side": ((zipped(READS.one * 30), READS.gzips[1]), "one of them is cut"),
-    "much more of the other": ((READS.gzips[0], zipped(READS.two * 30)), "one of them is cut"),
-    "cut in a read": (
-        (READS.gzips[0], gzip.compress("".join(READS.two)[:-104].encode())),
-        "is cut",
-    ),
-    "damaged": ((READS.gzips[0], READS.gzips[1][:9000] + b"\0" * 400), "gzip"),
     "not gzip": ((READS.gzips[0], "".join(READS.two).encode()), "is not gzip"),
-    "not FASTQ": ((READS.gzips[0], gzip.compress(b">r0\nACGT\n")), "no FASTQ"),
-    "empty": ((READS.gzips[0], gzip.compress(b"")), "no FASTQ: it holds no reads"),
-    "the same object twice": ((READS.gzips[0], READS.gzips[0]), "the same content"),
-    "the same reads twice": ((READS.gzips[0], zipped(READS.one, members=3)), "the same reads"),
-    "other mates": ((READS.gzips[0], zipped(READS.two[1:] + READS.two[:1])), "are no mates"),
+    "the same content twice": ((READS.gzips[0], READS.gzips[0]), "the same content"),
     "other mates far in": (
         (zipped(MANY.one), zipped(renamed_far_in(MANY.two))),
         "paired reads have different names",
@@ -376,12 +363,16 @@ def test_a_name_that_is_none_and_bad_parameters_are_told_together(mapping):
 
 def test_an_array_child_takes_its_own_line(mapping):
     items = [mapping.item(name, READS.gzips) for name in ("S0", "S1")]
+    items[1]["parameters"] = {"methods": ["mean"], "trim_min": "0.2"}
 
     done = mapping.run("map-sample", *items, AWS_BATCH_JOB_ARRAY_INDEX="1")
 
     assert done.code == 0, done.stderr
     assert "S1.filtered.bam" in results(mapping)
     assert "S0.filtered.bam" not in results(mapping)
+    warning = "no effect of trim_min: trimmed_mean is not among the methods"
+    assert f"map-sample: S1: {warning}" in done.stderr
+    assert manifest(mapping, items[1])["warnings"] == [warning]
     beyond = mapping.run("map-sample", *items, AWS_BATCH_JOB_ARRAY_INDEX="2")
     assert (beyond.code, "has no line 2" in beyond.last_line) == (66, True)
 
@@ -509,4 +500,3 @@ def test_the_index_is_made_once_and_another_references_is_refused(mapping):
     mapping.put(f"{REFERENCE}.sa", b"of another")
     refused = mapping.run("index-reference", uri=REFERENCE)
     assert (refused.code, f"{REFERENCE}.sa" in refused.last_line) == (65, True)
-    assert mapping.run("index-reference", uri=f"s3://{BUCKET}/none.fa").code == 66

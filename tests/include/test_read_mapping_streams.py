@@ -127,6 +127,42 @@ def fastq_of(text: bytes, monkeypatch):
     )
 
 
+ONE = b"".join(b"@r%d/1\nACGT\n+\nIIII\n" % number for number in range(50))
+TWO = ONE.replace(b"/1", b"/2").replace(b"ACGT", b"GGGG")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [(b">r0\nACGT\n", "starts with b'>r0"), (b"", "holds no reads"), (b"\n\n", "no FASTQ")],
+)
+def test_what_is_no_fastq_is_told_before_anything_starts(monkeypatch, text, why):
+    with pytest.raises(exceptions.InputDataError, match=why):
+        fastq_of(text, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (ONE, "hold the same reads"),
+        (TWO.replace(b"@r30/", b"@x30/"), "are no mates: their read 31 is 'r30' and 'x30'"),
+        (TWO.replace(b"@r0/2", b"  "), "are no mates"),
+    ],
+)
+def test_the_first_reads_of_both_sides_must_be_mates(monkeypatch, other, why):
+    one, two = fastq_of(ONE, monkeypatch), fastq_of(TWO, monkeypatch)
+    fastq.check_mates(one, two)
+
+    with pytest.raises(exceptions.InputDataError, match=why):
+        fastq.check_mates(one, fastq_of(b"@" + other[1:], monkeypatch))
+
+
+def test_a_cut_within_a_read_is_noticed_though_its_gzip_is_whole(monkeypatch):
+    reads = fastq_of(ONE[:-8], monkeypatch)
+
+    with pytest.raises(exceptions.InputDataError, match="no whole number of reads"):
+        poured(reads)
+
+
 def poured(reads) -> bytes:
     read, write = os.pipe()
     reads.pour(write)

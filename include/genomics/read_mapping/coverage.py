@@ -62,7 +62,9 @@ def by_coverm(bam: Path, parameters: Parameters, folder: Path, threads: int) -> 
     command += ["--output-format", "dense", "--min-covered-fraction", "0"]
     command += ["--contig-end-exclusion", str(parameters.contig_end_exclusion)]
     if "trimmed_mean" in parameters.methods:
-        command += ["--trim-min", parameters.trim_min, "--trim-max", parameters.trim_max]
+        # Everything is 100: 1 would mean 1 %.
+        trim_max = "100" if parameters.trim_max == "1" else parameters.trim_max
+        command += ["--trim-min", parameters.trim_min, "--trim-max", trim_max]
     # Always with the length, by which a contig is measurable or not.
     methods = [*dict.fromkeys([*parameters.methods, "length"])]
     text = _output(folder, "coverm", [*command, "--methods", *methods])

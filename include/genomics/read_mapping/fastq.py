@@ -41,7 +41,8 @@ class Fastq:
     def first_reads(self) -> list[tuple[bytes, bytes]]:
         """Give name and sequence of the first reads."""
         lines = self._head[:HEAD_BYTES].split(b"\n")[:-1]
-        names = [READ_NUMBER.sub(b"", line[1:].split()[0]) for line in lines[0::4] if line[1:]]
+        firsts = (next(iter(line.split(None, 1)), b"") for line in lines[0::4])
+        names = [READ_NUMBER.sub(b"", first.removeprefix(b"@")) for first in firsts]
         return list(zip(names, lines[1::4], strict=False))
 
     @property
