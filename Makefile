@@ -27,11 +27,18 @@ help: ## List these targets
 demo: setup-spark flights genomes ## Run the daily ETL whole, on real data with real Spark; leaves nothing running
 	@$(RUN) -m scripts.demo
 
-# What is quick comes first, so that a slip shows early.
-TESTS ?= $(addprefix tests/,house plugins dags include localaws e2e)
+# Most of these wait most of their time: two files at once. Whole runs of Airflow follow by themselves.
+PARTS := $(addprefix tests/,house plugins dags include localaws)
 
 test: setup-spark flights genomes ## Run all tests; make test TESTS="tests/plugins -k retry" runs some
+ifdef TESTS
 	@$(RUN) -m pytest --durations=10 $(TESTS)
+else
+	@failed=; \
+	$(RUN) -m pytest --durations=10 -n 2 --dist loadfile $(PARTS) || failed=1; \
+	$(RUN) -m pytest --durations=10 tests/e2e || failed=1; \
+	[ -z "$$failed" ]
+endif
 
 up: setup-spark flights genomes ## Start Airflow and localaws in the background (AIRFLOW_PORT, LOCALAWS_PORT)
 	@$(RUN) -m scripts.local up --airflow-port $(AIRFLOW_PORT) --localaws-port $(LOCALAWS_PORT)
