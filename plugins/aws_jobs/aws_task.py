@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.bases.operator import BaseOperatorMeta
+from airflow.sdk.exceptions import TaskDeferralTimeout
 
 from aws_jobs.aws_clients import aws_client
 from aws_jobs.aws_errors import call_patiently
-from aws_jobs.exceptions import InputError
+from aws_jobs.exceptions import InputError, TaskKilled
 from aws_jobs.settings import Settings, load_settings
 from aws_jobs.submit_once import (
     Interruption,
@@ -164,6 +165,20 @@ class AwsTaskMixin(_Operator):
             yield
         finally:
             self.at_work = False
+
+    @contextmanager
+    def ending_if_killed(self, context: Context) -> Iterator[None]:
+        """Do a part of the task; where it is killed, or was left waiting, end its external job.
+
+        After another fault the job goes on, and the retry reconnects to it.
+        """
+        with self.working():
+            try:
+                yield
+            except (TaskKilled, TaskDeferralTimeout):
+                self.recall(context)
+                self.urgently()
+                raise
 
     def describe(self, call: Callable[[], dict[str, Any]], key: str) -> dict[str, Any]:
         """Ask AWS for what only explains a failure; nothing where it does not answer in time."""

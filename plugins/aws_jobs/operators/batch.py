@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferralTimeout
+from airflow.sdk.exceptions import AirflowFailException
 
 from aws_jobs.aws_errors import call_patiently
 from aws_jobs.aws_task import AwsTaskMixin, backstop, in_future
@@ -26,7 +26,7 @@ from aws_jobs.batch_logs import LOG_GROUP, peak_memory_mib, read_log_end
 from aws_jobs.batch_polling import details_of
 from aws_jobs.batch_progress import Escalation, Progress
 from aws_jobs.batch_request import conform_job, with_resources
-from aws_jobs.exceptions import ExternalJobError, TaskKilled
+from aws_jobs.exceptions import ExternalJobError
 from aws_jobs.identity import TAG_ENDS_BY
 from aws_jobs.links.batch import BATCH_LINKS, batch_links
 from aws_jobs.s3_uri import split_uri
@@ -151,30 +151,17 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
         :raises InvalidRequestError: with every problem of the request, before it costs money.
         """
         _ = self.request
-        with self.working():
-            try:
-                progress = self._take_up(context)
-                return self._go_on(context, progress)
-            except TaskKilled:
-                self.recall(context)
-                self.urgently()
-                raise
+        with self.ending_if_killed(context):
+            return self._go_on(context, self._take_up(context))
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
     ) -> Any:
-        """Go on after a wait; a task that is killed, or was left waiting, ends its job.
-
-        After a fault of the triggerer the job goes on, and the retry reconnects to it.
-        """
-        with self.working():
-            try:
-                self.recall(context)
-                self.prepare_for_a_kill()
-                return super().resume_execution(next_method, next_kwargs, context)
-            except (TaskKilled, TaskDeferralTimeout):
-                self.urgently()
-                raise
+        """Go on after a wait."""
+        with self.ending_if_killed(context):
+            self.recall(context)
+            self.prepare_for_a_kill()
+            return super().resume_execution(next_method, next_kwargs, context)
 
     def end_started(self, client: Any) -> None:
         """Terminate the job; an array's children end with it."""

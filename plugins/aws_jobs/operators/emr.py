@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import TaskDeferralTimeout, TaskDeferred
+from airflow.sdk.exceptions import TaskDeferred
 
 from aws_jobs.aws_errors import call_patiently, error_code, error_message
 from aws_jobs.aws_task import backstop, in_future, require_id
@@ -209,29 +209,17 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
         steps = conform_steps([self.step])
         with self.interruption.held_back():
             context["ti"].xcom_push(key="cluster_id", value=cluster_id)
-        with self.working():
-            try:
-                step_id = self._submit(context, cluster_id, steps)
-                self._wait(cluster_id, step_id)
-            except TaskKilled:
-                self.recall(context)
-                self.urgently()
-                raise
+        with self.ending_if_killed(context):
+            step_id = self._submit(context, cluster_id, steps)
+            self._wait(cluster_id, step_id)
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
     ) -> Any:
-        """Go on after a wait; a task that is killed, or was left waiting, cancels its step.
-
-        After a fault of the triggerer the step goes on, and the retry reconnects to it.
-        """
-        with self.working():
-            try:
-                self.recall(context)
-                return super().resume_execution(next_method, next_kwargs, context)
-            except (TaskKilled, TaskDeferralTimeout):
-                self.urgently()
-                raise
+        """Go on after a wait."""
+        with self.ending_if_killed(context):
+            self.recall(context)
+            return super().resume_execution(next_method, next_kwargs, context)
 
     def end_started(self, emr: Any) -> None:
         """Cancel the step."""
@@ -333,14 +321,9 @@ class EmrSubmitStepsOperator(EmrFailuresMixin, BaseOperator):
         """
         cluster_id = require_id(self.cluster_id, "cluster_id")
         steps = conform_steps(self.steps)
-        with self.working():
-            try:
-                self.submit(context, StepsJob(self.emr, cluster_id, steps))
-                finish(context, self.interruption)
-            except TaskKilled:
-                self.recall(context)
-                self.urgently()
-                raise
+        with self.ending_if_killed(context):
+            self.submit(context, StepsJob(self.emr, cluster_id, steps))
+            finish(context, self.interruption)
         self.log.info("Steps %s of cluster %s", ", ".join(self.started), cluster_id)
         self.show_links(cluster_id)
         return self.started
