@@ -141,3 +141,16 @@ def test_an_array_that_is_stuck_says_so_by_its_first_child(batch: LocalAws) -> N
 
     assert event["outcome"] == "stuck"
     assert event["job"]["firstChild"]["statusReason"].startswith("MISCONFIGURATION:")
+
+
+@pytest.mark.parametrize(("end_on_kill", "calls"), [(True, 1), (False, 0)])
+def test_a_killed_wait_ends_the_array_by_one_call_if_the_task_submitted_it(
+    batch: LocalAws, end_on_kill: bool, calls: int
+) -> None:
+    array = bash_job("sleep 20", arrayProperties={"size": 3})
+    job_id = batch.client("batch").submit_job(**array)["jobId"]
+    batch.reset_calls()
+
+    asyncio.run(trigger(job_id, end_on_kill=end_on_kill).on_kill())
+
+    assert batch.count("batch", "TerminateJob") == calls
