@@ -128,7 +128,7 @@ class AwsTaskMixin(_Operator):
 
     def recall(self, context: Context) -> None:
         """Know what this task instance has started, in this try or another."""
-        self.started = self.started or remembered_ids(context, self.interruption)
+        self.started = remembered_ids(context, self.interruption) or self.started
 
     def end_started(self, client: Any) -> None:
         """End what this task has started, by one call; tasks that start nothing end nothing."""

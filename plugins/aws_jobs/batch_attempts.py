@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from aws_jobs.batch_job import JOB_ENDED
+from aws_jobs.batch_job import GAVE_UP, JOB_ENDED
 from aws_jobs.verdicts import FailureClass, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 # sysexits.h: EX_DATAERR and EX_NOINPUT. A job says by them that another attempt cannot help.
 INPUT_EXIT_CODES = frozenset({65, 66})
@@ -76,30 +77,34 @@ class Attempt:
         return asdict(self)
 
 
-def attempts_of(job: Mapping[str, Any], *, outcome: str = "ended") -> list[Attempt]:
+def attempts_of(job: Mapping[str, Any]) -> list[Attempt]:
     """Return the attempts of a job, the last of which is the job's own end.
 
+    A job that goes on is taken as ended now: somebody has ended it.
+
     :param job: DescribeJobs' answer for a job or a child.
-    :param outcome: why waiting ended: ``ended``, ``timeout``, ``stuck`` or ``unseen``.
     """
-    ended = [dict(attempt) for attempt in job.get("attempts", [])]
-    if not ended or _ended_without_an_attempt(job, ended):
-        ended.append({})
-    last = {
-        "container": {**ended[-1].get("container", {}), **_last_container(job)},
-        "startedAt": ended[-1].get("startedAt", job.get("startedAt")),
-        "stoppedAt": ended[-1].get("stoppedAt", job.get("stoppedAt")),
-        # The job's own reason is AWS's last word: who cancelled it, or why it never started.
-        "statusReason": job.get("statusReason") or ended[-1].get("statusReason", ""),
-    }
+    listed = [dict(attempt) for attempt in job.get("attempts", [])]
+    if not listed or _goes_beyond(job, listed[-1]):
+        listed.append(_unlisted(job, listed))
+    else:
+        listed[-1]["container"] = {**listed[-1].get("container", {}), **_container(job)}
+    # The job's own reason is AWS's last word: who ended it, or why it never started.
+    if job.get("statusReason"):
+        listed[-1]["statusReason"] = job["statusReason"]
     attempts, waited_since = [], job.get("createdAt")
-    for number, each in enumerate([*ended[:-1], last], start=1):
-        succeeded = number == len(ended) and job["status"] == "SUCCEEDED"
+    for number, each in enumerate(listed, start=1):
+        succeeded = number == len(listed) and job["status"] == "SUCCEEDED"
         attempts.append(_attempt(job, each, waited_since, succeeded=succeeded))
         waited_since = each.get("stoppedAt", waited_since)
     if job["status"] != "SUCCEEDED":
-        attempts[-1] = _judged(attempts[-1], job, outcome)
+        attempts[-1] = _judged(attempts[-1], job)
     return attempts
+
+
+def done_by_its_array(job_id: str, queue: str) -> Attempt:
+    """Return the attempt of a child that AWS does not show, of an array that succeeded."""
+    return Attempt(job_id=job_id, queue=queue, outcome="succeeded", reason="its array succeeded")
 
 
 def lost(job_id: str, queue: str) -> Attempt:
@@ -113,14 +118,30 @@ def lost(job_id: str, queue: str) -> Attempt:
     )
 
 
-def _ended_without_an_attempt(job: Mapping[str, Any], ended: list[dict[str, Any]]) -> bool:
-    """Whether the job was ended while it waited for its next attempt."""
-    stopped, last = job.get("stoppedAt"), ended[-1].get("stoppedAt")
+def _goes_beyond(job: Mapping[str, Any], last: Mapping[str, Any]) -> bool:
+    """Whether the job went on after its last attempt that is listed."""
+    if job["status"] not in JOB_ENDED:
+        return True
+    stopped, before = job.get("stoppedAt"), last.get("stoppedAt")
     terminated = bool(job.get("isTerminated") or job.get("isCancelled"))
-    return terminated and bool(stopped and last and stopped - last > 1000)
+    return terminated and bool(stopped and before and stopped - before > 1000)
 
 
-def _last_container(job: Mapping[str, Any]) -> dict[str, Any]:
+def _unlisted(job: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the attempt that Batch does not list: it goes on, or never began."""
+    started = job.get("startedAt")
+    if before and started and started <= before[-1].get("stoppedAt", 0):
+        started = None
+    stopped = job.get("stoppedAt") if job["status"] in JOB_ENDED else time.time() * 1000
+    began = started or not before
+    return {
+        "container": _container(job) if began else {},
+        "startedAt": started,
+        "stoppedAt": stopped,
+    }
+
+
+def _container(job: Mapping[str, Any]) -> dict[str, Any]:
     container = job.get("container", {})
     return {
         key: container[key] for key in ("exitCode", "reason", "logStreamName") if key in container
@@ -175,15 +196,13 @@ def classify(exit_code: int | None, reason: str) -> FailureClass:
     return FailureClass.APPLICATION
 
 
-def _judged(attempt: Attempt, job: Mapping[str, Any], outcome: str) -> Attempt:
+def _judged(attempt: Attempt, job: Mapping[str, Any]) -> Attempt:
     """Say it where the job's end has another cause than its attempt's."""
-    if outcome == "timeout":
-        words = f"the time budget of the task was used up. {attempt.reason}".strip()
-        return replace(attempt, failure=FailureClass.TIMEOUT, reason=words)
-    if outcome == "stuck":
-        return replace(attempt, failure=FailureClass.STUCK)
-    ended_by_somebody = job.get("isTerminated") or job.get("isCancelled")
-    if ended_by_somebody or job["status"] not in JOB_ENDED:
+    reason = job.get("statusReason", "")
+    if reason.startswith(GAVE_UP):
+        failure, _, why = reason.removeprefix(GAVE_UP).partition(": ")
+        return replace(attempt, failure=FailureClass(failure), reason=why)
+    if job.get("isTerminated") or job.get("isCancelled") or job["status"] not in JOB_ENDED:
         return replace(attempt, failure=FailureClass.CANCELLED)
     return attempt
 

@@ -10,7 +10,7 @@ from aws_jobs.aws_errors import call_patiently, error_code
 from aws_jobs.s3_uri import split_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from aws_jobs.identity import RunKey
@@ -20,6 +20,8 @@ JOB_ACTIVE = frozenset({"SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING
 JOB_ENDED = frozenset({"SUCCEEDED", "FAILED"})
 # A job that somebody has ended and that has not stopped yet; not a state of AWS's.
 ENDING = "ENDING"
+# What a task says when it ends its own job; the failure's class and the reason follow.
+GAVE_UP = "Its task gave up: "
 
 # https://docs.aws.amazon.com/batch/latest/APIReference/API_DescribeJobs.html
 JOB_IDS_PER_CALL = 100
@@ -93,6 +95,7 @@ class BatchJob:
     :param request: the arguments of SubmitJob, validated.
     :param tags: tags beside those of the run key.
     :param queues: every queue in which an earlier submission may be.
+    :param judged: jobs whose ends were taken note of: none of them is reconnected to.
     :param manifest: the items, where the job works on items.
     """
 
@@ -100,6 +103,7 @@ class BatchJob:
     request: Mapping[str, Any]
     tags: Mapping[str, str]
     queues: Sequence[str]
+    judged: Collection[str] = ()
     manifest: Manifest | None = None
     scope: str = ""
 
@@ -122,20 +126,30 @@ class BatchJob:
         name = job_name(self.request["jobName"], run_key)
         ended: list[str] | None = None
         for queue in self.queues:
-            pages = self.batch.get_paginator("list_jobs").paginate(
-                jobQueue=queue, filters=[{"name": "JOB_NAME", "values": [name]}]
-            )
-            for page in pages:
-                for job in page["jobSummaryList"]:
-                    if job["createdAt"] < since.timestamp() * 1000:
-                        continue
-                    if job.get("status") in JOB_ACTIVE:
-                        return [job["jobId"]]
-                    ended = [job["jobId"]]
+            for job in self._named(name, queue):
+                if job["createdAt"] < since.timestamp() * 1000:
+                    continue
+                if job.get("status") in JOB_ACTIVE:
+                    return [job["jobId"]]
+                ended = [job["jobId"]]
         return ended
 
+    def _named(self, name: str, queue: str) -> Iterator[dict[str, Any]]:
+        pages = self.batch.get_paginator("list_jobs").paginate(
+            jobQueue=queue, filters=[{"name": "JOB_NAME", "values": [name]}]
+        )
+        try:
+            for page in pages:
+                yield from page["jobSummaryList"]
+        except Exception as error:
+            # In a queue that is not there, no job is.
+            if error_code(error) != "ClientException" or "does not exist" not in str(error):
+                raise
+
     def get_job_status(self, external_ids: Sequence[str]) -> str | None:
-        """Return the job's state."""
+        """Return the job's state; that of a job which was judged before is over."""
+        if external_ids[0] in self.judged:
+            return ENDING
         found = self.batch.describe_jobs(jobs=list(external_ids))["jobs"]
         return state_of(found[0]) if found else None
 

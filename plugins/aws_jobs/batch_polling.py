@@ -77,15 +77,23 @@ class BatchAsk:
         return Sweep({(JOBS, job_id): found.get(job_id) for job_id in job_ids})
 
     def _note_array(self, job_id: str, job: dict[str, Any]) -> None:
-        """Ask for the first child of an array too: only there AWS says why none of them starts."""
+        """Ask for the first child too, while none starts: only there AWS says why."""
         array, _, index = job_id.partition(":")
         if index:
             self._first_children[array] = {
                 "status": job["status"],
                 "statusReason": job.get("statusReason", ""),
             }
-        elif "size" in job.get("arrayProperties", {}):
+        elif _none_has_started(job.get("arrayProperties", {})):
             job["firstChild"] = self._first_children.setdefault(job_id, {})
+        else:
+            self._first_children.pop(job_id, None)
+
+
+def _none_has_started(array: Mapping[str, Any]) -> bool:
+    summary: Mapping[str, int] = array.get("statusSummary", {})
+    waiting = sum(summary.get(state, 0) for state in ("SUBMITTED", "PENDING", "RUNNABLE"))
+    return "size" in array and waiting == array["size"]
 
 
 def details_of(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,10 @@ class Escalation:
 
     def more_memory(self, memory_mib: int | None) -> int | None:
         """Return what follows an amount of memory, in MiB, or None at the cap."""
-        if memory_mib is None or self.memory_cap_mib is None or memory_mib >= self.memory_cap_mib:
+        if memory_mib is None or self.memory_cap_mib is None:
             return None
-        return min(self.memory_cap_mib, math.ceil(memory_mib * self.memory_factor))
+        more = min(self.memory_cap_mib, math.ceil(memory_mib * self.memory_factor))
+        return more if more > memory_mib else None
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Progress:
     :param done: what has succeeded, with its job's id.
     :param queue: which of the queues is next.
     :param memory_mib: what is asked for, where it is more than the request says.
+    :param queues: every queue in which a job of this task may be.
+    :param clear_number: how often the run had been cleared when this was written.
     :param judged: the jobs whose ends are in here.
     :param attempts: the record of each attempt, with the item's name as ``item``.
     """
@@ -69,6 +72,8 @@ class Progress:
     done: Mapping[str, str] = field(default_factory=dict)
     queue: int = 0
     memory_mib: int | None = None
+    queues: tuple[str, ...] = ()
+    clear_number: int = 0
     judged: tuple[str, ...] = ()
     attempts: tuple[Mapping[str, Any], ...] = ()
 
@@ -93,9 +98,23 @@ class Progress:
         store.set(STATE_KEY, json.loads(json.dumps(asdict(self))), retention=NEVER_EXPIRE)
         return self
 
-    def next_try(self) -> Progress:
-        """Return what another try of the task submits."""
-        return replace(self, pending=(*self.pending, *self.failed), failed=())
+    @property
+    def names(self) -> set[str]:
+        """The names of all items."""
+        return {*self.pending, *self.failed, *self.given_up, *self.done}
+
+    def next_try(self, clear_number: int = 0) -> Progress:
+        """Return what another try of the task submits.
+
+        :param clear_number: a task that is cleared while it runs goes on in the same epoch; what
+            was given up is then tried again too.
+        """
+        pending, given_up = (*self.pending, *self.failed), self.given_up
+        if clear_number > self.clear_number:
+            pending, given_up = (*pending, *given_up), ()
+        return replace(
+            self, pending=pending, failed=(), given_up=given_up, clear_number=clear_number
+        )
 
     def after(
         self, job_id: str, ends: Mapping[str, Sequence[Attempt]], escalation: Escalation
@@ -113,11 +132,24 @@ class Progress:
             judged=(*self.judged, job_id),
             attempts=(*self.attempts, *records),
         )
+        failures = Counter((record["item"], record["failure"]) for record in progress.attempts)
         for item in self.pending:
-            progress = progress._with_end(item, ends[item][-1], escalation)
-        return progress._on_the_queue(escalation)
+            progress = progress._with_end(item, ends[item][-1], escalation, failures)
+        losses = [failures[item, FailureClass.CAPACITY] for item in progress.pending]
+        fallback = max(losses, default=0) // escalation.losses_before_fallback
+        return replace(progress, queue=max(self.queue, min(fallback, escalation.queues - 1)))
 
-    def _with_end(self, item: str, last: Attempt, escalation: Escalation) -> Progress:
+    def _with_end(
+        self,
+        item: str,
+        last: Attempt,
+        escalation: Escalation,
+        failures: Counter[tuple[str, str | None]],
+    ) -> Progress:
+        """Put an item where its last attempt leads.
+
+        :param failures: how often each item failed of what.
+        """
         if last.outcome == "succeeded":
             return replace(self, done={**self.done, item: last.job_id})
         failure = last.failure_class
@@ -127,22 +159,9 @@ class Progress:
             if more is None:
                 return replace(self, given_up=(*self.given_up, item))
             return replace(again, memory_mib=max(more, self.memory_mib or 0))
-        if failure is FailureClass.CAPACITY and self._times(item, failure) < escalation.most_losses:
-            return again
-        if failure is FailureClass.LOST and self._times(item, failure) < 2:
+        most = {FailureClass.CAPACITY: escalation.most_losses, FailureClass.LOST: 2}
+        if failures[item, failure] < most.get(failure, 0):
             return again
         if failure in _STOP:
             return replace(self, given_up=(*self.given_up, item))
         return replace(self, failed=(*self.failed, item))
-
-    def _times(self, item: str, failure: FailureClass) -> int:
-        return self._failures()[item, failure]
-
-    def _failures(self) -> Counter[tuple[str, str | None]]:
-        return Counter((record["item"], record["failure"]) for record in self.attempts)
-
-    def _on_the_queue(self, escalation: Escalation) -> Progress:
-        failures = self._failures()
-        losses = [failures[item, FailureClass.CAPACITY] for item in self.pending]
-        fallback = max(losses, default=0) // escalation.losses_before_fallback
-        return replace(self, queue=max(self.queue, min(fallback, escalation.queues - 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from aws_jobs.batch_job import LARGEST_ARRAY
@@ -100,6 +101,6 @@ def _item_problems(request: Mapping[str, Any], names: Sequence[str] | None) -> l
         problems.append("arrayProperties follows from the items: leave it out")
     if len(names) > LARGEST_ARRAY:
         problems.append(f"{len(names)} items; an array job takes {LARGEST_ARRAY}")
-    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         problems.append(f"items that are there twice: {', '.join(twice)}")
     return problems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,8 @@ def claim(
         run_state=dag_run_state,
         recompute=bool(params["recompute"]),
     )
-    for name in claimant.claim(checked["refused"]).claimed:
+    # What was finished stays so, even where it cannot be mapped again.
+    for name in replace(claimant, recompute=False).claim(checked["refused"]).claimed:
         table.fail(name, owner, checked["refused"][name])
     claims = claimant.claim(checked["samples"])
     for name, why in claims.held.items():

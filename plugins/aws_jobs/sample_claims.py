@@ -177,12 +177,12 @@ class Claimant:
         """Say why a sample must stay its owner's, or return None."""
         if sample.owner in (None, self.owner):
             return None
-        if sample.job_id and (jobs.get(sample.job_id) or {}).get("status", "FAILED") in JOB_ENDED:
+        job = jobs.get(sample.job_id or "")
+        if job and job["status"] in JOB_ENDED:
             return None
         state = self._state_of(sample.owner or "")
         if state is None or state in _RUN_ENDED:
             return None
-        job = jobs.get(sample.job_id or "")
         doing = f"job {sample.job_id} is {job['status']}" if job else "its job has not started"
         return f"the run {sample.owner} has it since {sample.claimed_at}, and is {state}: {doing}"
 

@@ -220,7 +220,8 @@ def finish(context: Context, interruption: Interruption) -> None:
     """Note that the job has done its work, so that only a clear starts another."""
     store = HeldStore(context["task_state_store"], interruption)
     if (submission := Submission.recall(store)) is not None:
-        replace(submission, finished=True).remember(store)
+        _, clear_number = _clear_marks(context)
+        replace(submission, finished=True, clear_number=clear_number).remember(store)
 
 
 def _epoch(before: Submission | None, context: Context) -> int:

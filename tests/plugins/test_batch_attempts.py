@@ -103,7 +103,7 @@ def test_a_job_that_was_ended_before_it_ran_has_one_attempt() -> None:
 
 
 def test_a_job_that_was_ended_between_two_attempts_keeps_the_first_as_it_was() -> None:
-    lost = job(isTerminated=True, statusReason="enough", stoppedAt=1_900_000)
+    lost = job(isTerminated=True, statusReason="enough", startedAt=1_010_000, stoppedAt=1_900_000)
     lost["attempts"] = lost["attempts"][:1]
 
     first, last = attempts_of(lost)
@@ -112,10 +112,39 @@ def test_a_job_that_was_ended_between_two_attempts_keeps_the_first_as_it_was() -
     assert (last.failure, last.reason) == ("cancelled", "enough")
 
 
-def test_a_task_that_gave_up_says_so() -> None:
-    *_, late = attempts_of(job(), outcome="timeout")
-    *_, stuck = attempts_of(job(attempts=[], statusReason="MISCONFIGURATION:X"), outcome="stuck")
+def test_a_job_that_its_own_task_ended_says_why() -> None:
+    late = job(isTerminated=True, statusReason="Its task gave up: timeout: used up")
+    stuck = job(
+        isTerminated=True,
+        attempts=[],
+        container={},
+        statusReason="Its task gave up: stuck: MISCONFIGURATION:X - too large",
+    )
 
-    assert late.failure == "timeout"
-    assert "budget" in late.reason
-    assert (stuck.failure, stuck.reason) == ("stuck", "MISCONFIGURATION:X")
+    assert [(each.failure, each.reason) for each in attempts_of(late)[-1:]] == [
+        ("timeout", "used up")
+    ]
+    (only,) = attempts_of(stuck)
+    assert (only.failure, only.reason) == ("stuck", "MISCONFIGURATION:X - too large")
+
+
+def test_an_attempt_that_goes_on_is_one_of_its_own() -> None:
+    """Batch lists an attempt when it has ended."""
+    going = job(status="RUNNING", isTerminated=True, stoppedAt=None, startedAt=1_200_000)
+    going["attempts"] = going["attempts"][:1]
+
+    first, last = attempts_of(going)
+
+    assert (first.failure, first.run_seconds) == ("capacity", 90)
+    assert (last.failure, last.queued_seconds, last.started_at) == ("cancelled", 100, 1200)
+    assert last.run_seconds is not None
+
+
+def test_a_job_that_is_ended_while_it_waits_for_its_next_attempt_is_paid_once() -> None:
+    waiting = job(status="FAILED", isCancelled=True, startedAt=1_010_000, stoppedAt=1_300_000)
+    waiting["attempts"] = waiting["attempts"][:1]
+
+    first, last = attempts_of(waiting)
+
+    assert (first.run_seconds, last.run_seconds) == (90, None)
+    assert last.log_stream is None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from aws_jobs.exceptions import ExternalJobError, InvalidRequestError, TaskKilled
+from aws_jobs.exceptions import ExternalJobError, InputError, InvalidRequestError, TaskKilled
 from aws_jobs.identity import TAG_DAG, TAG_ENDS_BY, TAG_RUN
 from aws_jobs.operators.batch import BatchArrayOperator, BatchJobOperator
 from localaws.process import LocalAws
@@ -426,6 +426,123 @@ def test_half_of_the_submissions_throttled_are_still_one_job_each(batch: LocalAw
 
     runs = [job["tags"].get(TAG_RUN) for job in batch.jobs()]
     assert [runs.count(ti.run_id) for ti in tis] == [1] * 6
+
+
+# What the end of a try finds
+
+
+def test_items_that_came_later_are_taken_by_a_clear(batch: LocalAws, ti: TaskInstance) -> None:
+    assert run(many([], "true"), ti) == []
+
+    ti.clear()
+    assert len(run(many(named("a"), "true"), ti)) == 1
+    ti.retry()
+    with pytest.raises(InputError, match="clear the task"):
+        run(many(named("a", "b"), "true"), ti)
+    ti.clear()
+    assert len(run(many(named("a", "b"), "true"), ti)) == 2
+
+
+def test_a_kill_while_a_lost_job_is_submitted_again_leaves_none(
+    batch: LocalAws, ti: TaskInstance
+) -> None:
+    batch.set_faults([{"kind": "spot_loss", "job": "test-*", "count": 1}])
+    operator = one("sleep 30")
+    deferred = start(operator, ti)
+    event = wait(deferred)
+    fresh = one("sleep 30")
+
+    def killed_after_the_id(key: str, value: Any) -> None:
+        if key == "external_job" and value["generation"] == 1 and value["external_ids"]:
+            fresh.on_kill()
+
+    ti.store.on_set = killed_after_the_id
+    with pytest.raises(TaskKilled):
+        resume(fresh, ti, deferred, event)
+
+    assert submitted(batch) == 2
+    _no_job_lives(batch)
+
+
+def test_a_job_that_was_out_of_sight_is_waited_for_again(batch: LocalAws, ti: TaskInstance) -> None:
+    operator = one("sleep 2")
+    deferred = start(operator, ti)
+
+    again = resume(operator, ti, deferred, {"outcome": "unseen", "job": None})
+    resume(operator, ti, again, wait(again))
+
+    assert submitted(batch) == 1
+    assert again.trigger.job_id == deferred.trigger.job_id
+
+
+def test_a_job_that_succeeds_while_its_task_gives_up_has_succeeded(
+    batch: LocalAws, ti: TaskInstance
+) -> None:
+    operator = one()
+    deferred = start(operator, ti)
+    wait(deferred)
+
+    job_id = resume(operator, ti, deferred, {"outcome": "timeout", "job": None})
+
+    assert job_id == deferred.trigger.job_id
+
+
+def test_death_after_a_job_was_given_up_does_not_run_it_again(
+    batch: LocalAws, ti: TaskInstance
+) -> None:
+    operator = one("sleep 30", running_budget=timedelta(seconds=1))
+    deferred = start(operator, ti)
+    event = wait(deferred)
+
+    def dies_before_it_judges(key: str, value: Any) -> None:
+        raise SystemExit(137)
+
+    ti.store.on_set = dies_before_it_judges
+    with pytest.raises(SystemExit):
+        resume(operator, ti, deferred, event)
+    ti.store.on_set = lambda key, value: None
+    ti.retry()
+    with pytest.raises(AirflowFailException, match="time budget"):
+        run(one("sleep 30", running_budget=timedelta(seconds=1)), ti)
+
+    assert submitted(batch) == 1
+
+
+def test_children_that_had_ended_by_themselves_keep_their_ends(
+    batch: LocalAws, ti: TaskInstance
+) -> None:
+    script = "case $AWS_BATCH_JOB_ARRAY_INDEX in 0) exit 65;; 1) exit 3;; *) sleep 30;; esac"
+    operator = many(named("a", "b", "c"), script)
+    deferred = start(operator, ti)
+    job_id = deferred.trigger.job_id
+    _wait_until(
+        lambda: (
+            [job["state"] for job in batch.jobs() if job["parent"] == job_id].count("FAILED") == 2
+        )
+    )
+
+    with pytest.raises(ExternalJobError):
+        resume(operator, ti, deferred, {"outcome": "timeout", "job": None})
+
+    failures = {attempt["name"]: attempt["failure"] for attempt in ti.xcoms["attempts"]}
+    assert failures == {"a": "input", "b": "application", "c": "timeout"}
+    _no_job_lives(batch)
+
+
+def test_a_refused_submission_says_why_on_each_try(batch: LocalAws, ti: TaskInstance) -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidRequestError, match=r"Batch refused the job"):
+            run(one(job={"jobQueue": "nowhere"}), ti)
+        ti.retry()
+
+
+def test_a_cap_that_is_no_number_is_refused_before_any_call(
+    batch: LocalAws, ti: TaskInstance
+) -> None:
+    with pytest.raises(InvalidRequestError, match="memory_cap_mib"):
+        run(one(memory_cap_mib="None"), ti)
+
+    assert submitted(batch) == 0
 
 
 def _manifest(aws: LocalAws, key: str) -> list[dict[str, Any]]:

@@ -98,3 +98,14 @@ def test_each_class_has_a_place() -> None:
     for failure in classes:
         progress = after(Progress(0, ("a",)), a=failure)
         assert (*progress.pending, *progress.failed, *progress.given_up) == ("a",)
+
+
+def test_what_was_given_up_is_tried_again_when_the_run_was_cleared_meanwhile() -> None:
+    progress = after(Progress(0, ("a", "b"), clear_number=1), a="input", b="application")
+
+    assert progress.next_try(1).pending == ("b",)
+    assert progress.next_try(2).pending == ("b", "a")
+
+
+def test_a_factor_that_gives_no_more_memory_gives_none() -> None:
+    assert Escalation(memory_factor=1.0, memory_cap_mib=4000).more_memory(2000) is None

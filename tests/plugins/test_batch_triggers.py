@@ -69,6 +69,12 @@ def test_a_job_has_a_budget_for_its_queue_and_an_array_as_a_whole_has_none(state
     assert late.verdict({"status": state, "arrayProperties": {"size": 3}}, 1_000.0) is None
 
 
+def test_a_job_that_batch_queues_again_had_started_in_time() -> None:
+    again = {"status": "RUNNABLE", "attempts": [{"statusReason": "Host EC2 terminated"}]}
+
+    assert trigger(queued_until=999.0).verdict(again, 1_000.0) is None
+
+
 def test_a_job_is_stuck_after_the_same_reason_for_long_enough() -> None:
     watching = trigger(stuck_seconds=100.0, queued_until=1e9)
     stuck = {"status": "RUNNABLE", "statusReason": STUCK}

@@ -237,7 +237,7 @@ def test_a_sample_of_a_run_that_is_over_is_taken(table: SampleTable, state: str 
     [
         (Jobs(j="SUCCEEDED"), True),
         (Jobs(j="FAILED"), True),
-        (Jobs(), True),
+        (Jobs(), False),
         (Jobs(j="RUNNING"), False),
         (Jobs(j="RUNNABLE"), False),
     ],

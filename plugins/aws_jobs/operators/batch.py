@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from aws_jobs.aws_errors import call_patiently
-from aws_jobs.aws_task import AwsTaskMixin, backstop, in_future
-from aws_jobs.batch_attempts import Attempt, attempts_of, lost
+from aws_jobs.aws_errors import call_patiently, error_code, error_message, is_throttled
+from aws_jobs.aws_task import AwsTaskMixin, backstop
+from aws_jobs.batch_attempts import Attempt, attempts_of, done_by_its_array, lost
 from aws_jobs.batch_job import (
-    ENDING,
+    GAVE_UP,
+    JOB_ACTIVE,
     JOB_ENDED,
     BatchJob,
     Manifest,
@@ -26,7 +27,7 @@ from aws_jobs.batch_logs import LOG_GROUP, peak_memory_mib, read_log_end
 from aws_jobs.batch_polling import details_of
 from aws_jobs.batch_progress import Escalation, Progress
 from aws_jobs.batch_request import conform_job, with_resources
-from aws_jobs.exceptions import ExternalJobError
+from aws_jobs.exceptions import ExternalJobError, InputError, InvalidRequestError
 from aws_jobs.identity import TAG_ENDS_BY
 from aws_jobs.links.batch import BATCH_LINKS, batch_links
 from aws_jobs.s3_uri import split_uri
@@ -137,10 +138,19 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
 
     @property
     def escalation(self) -> Escalation:
-        """How a job is submitted again that failed for want of something."""
+        """How a job is submitted again that failed for want of something.
+
+        :raises InvalidRequestError: where the cap is no number.
+        """
+        try:
+            cap = int(self.memory_cap_mib)
+        except ValueError:
+            raise InvalidRequestError(
+                "The job's memory is not valid", [f"memory_cap_mib is {self.memory_cap_mib!r}"]
+            ) from None
         return Escalation(
             memory_factor=self.memory_factor,
-            memory_cap_mib=int(self.memory_cap_mib) or None,
+            memory_cap_mib=cap or None,
             losses_before_fallback=self.losses_before_fallback,
             queues=len(self.queues),
         )
@@ -150,7 +160,7 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
 
         :raises InvalidRequestError: with every problem of the request, before it costs money.
         """
-        _ = self.request
+        _ = self.request, self.escalation
         with self.ending_if_killed(context):
             return self._go_on(context, self._take_up(context))
 
@@ -169,15 +179,14 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any], job_id: str) -> Any:
         """Judge a job that has ended, and submit again what another attempt may help."""
-        progress = self._recall_progress(context)
         outcome, job = event["outcome"], event["job"]
-        if outcome in {"timeout", "stuck"}:
-            job = self._describe(job_id) or job
-            if job and job["status"] in JOB_ENDED:
-                outcome = "ended"
-            else:
-                self._terminate(job_id, f"Its task gave up: {outcome}")
-        progress = self._judge(context, progress, job_id, job, outcome)
+        if outcome != "ended":
+            job = self._describe(job_id)
+        if outcome == "unseen" and job and job["State"] in JOB_ACTIVE:
+            self._wait(context, job_id)
+        if outcome != "ended" and (job is None or job["status"] not in JOB_ENDED):
+            job = self._give_up(job_id, outcome, event["job"])
+        progress = self._judge(context, self._recall_progress(context), job_id, job)
         return self._go_on(context, progress)
 
     def external_job(self, progress: Progress, tags: Mapping[str, str]) -> BatchJob:
@@ -185,7 +194,7 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
         request = with_resources(
             self.request, queue=self.queues[progress.queue], memory_mib=progress.memory_mib
         )
-        return BatchJob(self.batch, request, tags, self.queues)
+        return BatchJob(self.batch, request, tags, progress.queues, progress.judged)
 
     def done_uri_of(self, name: str) -> str | None:
         """Return the URI of the object by which an item is known to be done."""
@@ -201,28 +210,39 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
         """Begin, or take up what an earlier try of this epoch left."""
         store = HeldStore(context["task_state_store"], self.interruption)
         epoch = current_epoch(context, self.interruption)
-        progress = Progress.recall(store)
-        if progress is None or progress.epoch != epoch:
-            return Progress(epoch, self.names).remember(store)
-        submission = Submission.recall(store)
-        if submission is None or submission.epoch != epoch:
-            return progress
+        progress, submission = Progress.recall(store), Submission.recall(store)
+        clear_number = getattr(context["dag_run"], "clear_number", 0) or 0
+        if progress is None or submission is None or {progress.epoch, submission.epoch} != {epoch}:
+            begin = Progress(
+                epoch, self.names, queues=tuple(self.queues), clear_number=clear_number
+            )
+            return begin.remember(store)
+        self._check_items(progress)
+        queues = tuple(dict.fromkeys([*progress.queues, *self.queues]))
+        progress = replace(progress, queues=queues).remember(store)
+        if progress.attempts:
+            self._push(context, progress)
         if submission.external_ids is None:
             # A try died while it submitted just this: it must be looked for as it was.
             return progress
         (job_id,) = submission.external_ids
         if job_id not in progress.judged:
             job = self._describe(job_id, grace=self.settings.lookup_grace_seconds)
-            if job is not None and job["State"] not in {ENDING, *JOB_ENDED}:
+            if job is not None and job["State"] in JOB_ACTIVE:
                 return progress
-            outcome = "ended" if job else "unseen"
-            progress = self._judge(context, progress, job_id, job, outcome)
-        return progress.next_try().remember(store)
+            progress = self._judge(context, progress, job_id, job)
+        return progress.next_try(clear_number).remember(store)
+
+    def _check_items(self, progress: Progress) -> None:
+        if progress.names != {*self.names}:
+            raise InputError(
+                "The items are not those that this task began with",
+                ["clear the task: it then begins with the items as they are now"],
+            )
 
     def _go_on(self, context: Context, progress: Progress) -> Any:
         if progress.pending:
             self._submit_and_wait(context, progress)
-        self._push(context, progress)
         if progress.failed or progress.given_up:
             self._fail(progress)
         finish(context, self.interruption)
@@ -235,19 +255,26 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
             "cost-centre": self.settings.cost_centre,
             TAG_ENDS_BY: (datetime.now(UTC) + span).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-        submission = self.submit(context, self.external_job(progress, tags))
+        try:
+            submission = self.submit(context, self.external_job(progress, tags))
+        except Exception as error:
+            if error_code(error) != "ClientException" or is_throttled(error):
+                raise
+            raise InvalidRequestError("Batch refused the job", [error_message(error)]) from error
         (job_id,) = self.started
         what = f"{len(progress.pending)} items" if len(progress.pending) > 1 else "one job"
         self.log.info("Job %s (%s), run key %s", job_id, what, submission.digest)
         self.show_links(job_id)
-        self._wait(job_id, span)
+        self._wait(context, job_id)
 
-    def _wait(self, job_id: str, span: timedelta) -> NoReturn:
-        deadline = in_future(span)
+    def _wait(self, context: Context, job_id: str) -> NoReturn:
+        """Wait within the budgets, which began with the submission and not with this try."""
+        began = self._claimed_at(context)
+        deadline = (began + self.queued_budget + self.running_budget).timestamp()
         self.defer(
             trigger=BatchJobTrigger(
                 job_id=job_id,
-                queued_until=in_future(self.queued_budget),
+                queued_until=(began + self.queued_budget).timestamp(),
                 running_seconds=self.running_budget.total_seconds(),
                 stuck_seconds=self.stuck_budget.total_seconds(),
                 quickest=self.settings.batch_poll_seconds,
@@ -277,44 +304,66 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
 
     # What became of a job
 
+    def _give_up(
+        self, job_id: str, outcome: str, seen: dict[str, Any] | None
+    ) -> dict[str, Any] | None:
+        """End a job that waited or ran for too long, or is not seen any more; return its end."""
+        if outcome == "unseen":
+            try:
+                terminate_job(self.batch, job_id, f"{GAVE_UP}{FailureClass.LOST}: it was not seen")
+            except Exception as error:
+                self.log.info("Job %s could not be ended either: %s", job_id, error)
+            return None
+        why = "the time budget of the task was used up"
+        if outcome == "stuck":
+            stuck = (seen or {}).get("firstChild") or seen or {}
+            why = stuck.get("statusReason", "it is stuck")
+        reason = f"{GAVE_UP}{outcome}: {why}"
+        self.log.info("Terminating job %s: %s", job_id, why)
+        call_patiently(lambda: terminate_job(self.batch, job_id, reason), budget=_BUDGET)
+        job = self._describe(job_id) or seen
+        return _as_given_up(job, reason) if job else None
+
     def _judge(
-        self,
-        context: Context,
-        progress: Progress,
-        job_id: str,
-        job: dict[str, Any] | None,
-        outcome: str,
+        self, context: Context, progress: Progress, job_id: str, job: dict[str, Any] | None
     ) -> Progress:
-        ends = self._ends(context, progress, job_id, job, outcome)
+        ends = self._ends(context, progress, job_id, job)
         store = HeldStore(context["task_state_store"], self.interruption)
-        return progress.after(job_id, self._tell(ends), self.escalation).remember(store)
+        progress = progress.after(job_id, self._tell(ends), self.escalation).remember(store)
+        self._push(context, progress)
+        return progress
 
     def _ends(
-        self,
-        context: Context,
-        progress: Progress,
-        job_id: str,
-        job: dict[str, Any] | None,
-        outcome: str,
+        self, context: Context, progress: Progress, job_id: str, job: dict[str, Any] | None
     ) -> dict[str, list[Attempt]]:
         """Return the attempts of each pending item."""
-        queue = self.queues[progress.queue]
-        if len(progress.pending) == 1:
-            jobs: dict[str, Any] = {progress.pending[0]: None if outcome == "unseen" else job}
-        else:
-            size = len(progress.pending)
-            children = describe_children(self.batch, job_id, size, _BUDGET)
-            by_id = {child["jobId"]: details_of(child) for child in children}
-            jobs = {
-                name: by_id.get(f"{job_id}:{index}") for index, name in enumerate(progress.pending)
-            }
+        queue = self.queues[min(progress.queue, len(self.queues) - 1)]
         since = self._claimed_at(context)
-        return {
-            name: attempts_of(found, outcome=outcome)
-            if (found := jobs.get(name))
-            else [self._lost_or_done(name, job_id, queue, since)]
-            for name in progress.pending
-        }
+        if len(progress.pending) == 1:
+            (name,) = progress.pending
+            if job is None:
+                return {name: [self._lost_or_done(name, job_id, queue, since)]}
+            return {name: attempts_of(job)}
+        children = self._describe_children(job_id, len(progress.pending))
+        ends = {}
+        for index, name in enumerate(progress.pending):
+            child_id = f"{job_id}:{index}"
+            if child := children.get(child_id):
+                ends[name] = attempts_of(_as_given_up(child, (job or {}).get("statusReason", "")))
+            elif job and job["status"] == "SUCCEEDED":
+                ends[name] = [done_by_its_array(child_id, queue)]
+            else:
+                ends[name] = [self._lost_or_done(name, child_id, queue, since)]
+        return ends
+
+    def _describe_children(self, job_id: str, size: int) -> dict[str, dict[str, Any]]:
+        """Return the details of an array's children; one that does not show is asked for again."""
+        give_up = time.monotonic() + self.settings.lookup_grace_seconds
+        while True:
+            children = describe_children(self.batch, job_id, size, _BUDGET)
+            if len(children) == size or time.monotonic() >= give_up:
+                return {child["jobId"]: details_of(child) for child in children}
+            time.sleep(1.0)
 
     def _lost_or_done(self, name: str, job_id: str, queue: str, since: datetime) -> Attempt:
         """Look at the output of an item whose job Batch does not know any more."""
@@ -351,9 +400,22 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
                 if failures <= _TOLD:
                     last = self._tell_one(name, last)
             told[name] = [*attempts[:-1], last]
+        self._tell_images(told)
         if failures > _TOLD:
             self.log.error("%d more failed; see the XCom `attempts`", failures - _TOLD)
         return told
+
+    def _tell_images(self, told: dict[str, list[Attempt]]) -> None:
+        """Take for the image's fault, beyond what was read, what ended as such a fault did."""
+        images = {
+            attempts[-1].exit_code
+            for attempts in told.values()
+            if attempts[-1].failure == FailureClass.IMAGE
+        }
+        for attempts in told.values():
+            last = attempts[-1]
+            if last.failure == FailureClass.APPLICATION and last.exit_code in images:
+                attempts[-1] = replace(last, failure=FailureClass.IMAGE)
 
     def _tell_one(self, name: str, attempt: Attempt) -> Attempt:
         verdict = attempt.verdict(name or "the job")
@@ -426,14 +488,6 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
                 return None
             time.sleep(1.0)
 
-    def _terminate(self, job_id: str, reason: str) -> None:
-        """End a job that is given up; where that fails, the failure is told anyway."""
-        self.log.info("Terminating job %s", job_id)
-        try:
-            call_patiently(lambda: terminate_job(self.batch, job_id, reason), budget=_BUDGET)
-        except Exception as error:
-            self.log.warning("Job %s could not be terminated: %s", job_id, error)
-
     def show_links(self, job_id: str, log_stream: str | None = None) -> None:
         """Offer links in the UI; without them the task goes on."""
         try:
@@ -445,6 +499,16 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
             )
         except Exception as error:
             self.log.warning("No links for %s: %s", job_id, error)
+
+
+def _as_given_up(job: dict[str, Any], reason: str) -> dict[str, Any]:
+    """Return a job's details with the reason for which its task has ended it, until Batch says it.
+
+    :param reason: of the job itself, or of the array of a child.
+    """
+    if job["status"] in JOB_ENDED or not reason.startswith(GAVE_UP):
+        return job
+    return {**job, "statusReason": reason}
 
 
 class BatchArrayOperator(BatchJobOperator):

@@ -89,7 +89,9 @@ class BatchJobTrigger(SharedTrigger):
             return "stuck"
         if "arrayProperties" in status:
             return None
-        if state in _NOT_STARTED and now >= self.queued_until:
+        # A job that Batch queues again, after it lost its host, had started in time.
+        waits = state in _NOT_STARTED and not status.get("attempts")
+        if waits and now >= self.queued_until:
             return "timeout"
         started = status.get("startedAt")
         if state == "RUNNING" and started and now >= started / 1000 + self.running_seconds:
