@@ -74,7 +74,9 @@ format: setup ## Let ruff format and mend what it can
 	@$(RUN) -m ruff check --fix .
 
 bench: genomes ## Run the side-by-side measurements; each prints its ratios
-	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(RUN) $$benchmark || exit; done
+	@for benchmark in $(patsubst %.py,%,$(notdir $(wildcard benchmarks/*.py))); do \
+		echo "== $$benchmark"; $(RUN) -m benchmarks.$$benchmark || exit; \
+	done
 
 requirements: setup ## Compile requirements*.in; UPGRADE=1 takes the newest of what is not pinned there
 	@for name in requirements requirements-local requirements-dev requirements-spark requirements-genomics \
