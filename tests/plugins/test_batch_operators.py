@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from aws_jobs.exceptions import ExternalJobError, InputError, InvalidRequestError, TaskKilled
 from aws_jobs.identity import TAG_DAG, TAG_ENDS_BY, TAG_RUN
+from aws_jobs.links.batch import JOB_LINK, LOG_LINK
 from aws_jobs.operators.batch import BatchArrayOperator, BatchJobOperator
 from localaws.process import LocalAws
 from tests.plugins.harness import (
@@ -83,6 +84,19 @@ def test_a_job_runs_once_and_says_whose_it_is(batch: LocalAws, ti: TaskInstance)
     assert (attempt["outcome"], attempt["exit_code"], attempt["job_id"]) == ("succeeded", 0, job_id)
     assert attempt["run_seconds"] >= 0
     assert batch.count("batch", "ListJobs") == 0
+
+
+def test_the_links_point_to_the_job_and_its_log(batch: LocalAws, ti: TaskInstance) -> None:
+    operator = one()
+    deferred = start(operator, ti)
+    while_it_waits = dict(operator.links)
+
+    job_id = resume(operator, ti, deferred, wait(deferred))
+
+    assert set(while_it_waits) == {JOB_LINK}
+    assert set(operator.links) == {JOB_LINK, LOG_LINK}
+    assert all(job_id in links[JOB_LINK] for links in (while_it_waits, operator.links))
+    assert "$252Faws$252Fbatch$252Fjob" in operator.links[LOG_LINK]
 
 
 def test_a_job_is_told_what_it_was_given(batch: LocalAws, ti: TaskInstance) -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
+# The longest that an address may be signed for, in seconds.
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
+_WEEK = 604_800
+
 
 class ConsoleLink(BaseOperatorLink):
     """A link whose address the running operator has found, by the link's name in ``links``."""
@@ -42,12 +46,13 @@ def console_url(region: str) -> str:
 
 
 def object_url(s3: Any, uri: str) -> str:
-    """Return the address at which a browser shows an object.
+    """Return the address at which a browser shows an object: for a week, where there is no console.
 
-    :param s3: a client: where its endpoint is not AWS itself, the endpoint shows the object.
+    :param s3: a client: where its endpoint is not AWS itself, there is none.
     :param uri: ``s3://bucket/key``.
     """
     bucket, key = split_uri(uri)
     if not is_aws(s3):
-        return f"{s3.meta.endpoint_url}/{bucket}/{quote(key)}"
+        where = {"Bucket": bucket, "Key": key}
+        return str(s3.generate_presigned_url("get_object", Params=where, ExpiresIn=_WEEK))
     return f"{console_url(s3.meta.region_name)}/s3/object/{bucket}?prefix={quote(key)}"

@@ -180,6 +180,7 @@ class BatchJobOperator(AwsTaskMixin, BaseOperator):
     def execute_complete(self, context: Context, event: dict[str, Any], job_id: str) -> Any:
         """Judge a job that has ended, and submit again what another attempt may help."""
         outcome, job = event["outcome"], event["job"]
+        self.show_links(job_id, (job or {}).get("container", {}).get("logStreamName"))
         if outcome != "ended":
             job = self._describe(job_id)
         if outcome == "unseen" and job and job["State"] in JOB_ACTIVE:
