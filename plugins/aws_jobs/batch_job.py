@@ -76,8 +76,8 @@ class Manifest:
 
         Attempts compare as text: that of a clear is later than that of a retry before it.
         """
-        attempt = f"{run_key.epoch:04d}.{run_key.generation:04d}"
-        lines = [json.dumps({**item, "attempt": attempt}, sort_keys=True) for item in self.items]
+        attempt = {"attempt": run_key.attempt}
+        lines = [json.dumps({**item, **attempt}, sort_keys=True) for item in self.items]
         uri = f"{self.prefix.rstrip('/')}/{run_key.digest}.jsonl"
         bucket, key = split_uri(uri)
         call_patiently(

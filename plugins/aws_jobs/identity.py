@@ -25,7 +25,8 @@ class RunKey:
     """One submission of one task instance.
 
     ``epoch`` grows when the task is cleared and stays on a retry; ``generation`` grows with each
-    resubmission within an epoch.
+    resubmission within an epoch. ``born`` is when the task instance made its first claim, in whole
+    seconds: a run that is deleted and made again under the same id is another.
     """
 
     deployment_id: str
@@ -35,6 +36,12 @@ class RunKey:
     map_index: int
     epoch: int = 0
     generation: int = 0
+    born: str = ""
+
+    @property
+    def attempt(self) -> str:
+        """How early or late this submission is among those of its task; compares as text."""
+        return ".".join([f"{self.epoch:04d}", f"{self.generation:04d}", *filter(None, [self.born])])
 
     @property
     def digest(self) -> str:
@@ -47,6 +54,7 @@ class RunKey:
             str(self.map_index),
             str(self.epoch),
             str(self.generation),
+            *filter(None, [self.born]),
         )
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]
 

@@ -78,6 +78,7 @@ class Submission:
     digest: str
     external_ids: list[str] | None = None
     finished: bool = False
+    born: str = ""
 
     @classmethod
     def recall(cls, store: Any) -> Submission | None:
@@ -182,7 +183,8 @@ def submit_once(
     store = HeldStore(context["task_state_store"], interruption)
     before = Submission.recall(store)
     epoch = _epoch(before, context)
-    run_key = _run_key(context, deployment_id, epoch)
+    born = before.born if before else f"{time.time():.0f}"
+    run_key = _run_key(context, deployment_id, epoch, born)
 
     if before is not None and before.epoch != epoch:
         _end_left_over(before, replace(run_key, epoch=before.epoch), job, patience)
@@ -244,10 +246,10 @@ def _clear_marks(context: Context) -> tuple[int, int]:
     return context["ti"].max_tries or 0, clear_number
 
 
-def _run_key(context: Context, deployment_id: str, epoch: int) -> RunKey:
+def _run_key(context: Context, deployment_id: str, epoch: int, born: str) -> RunKey:
     ti = context["ti"]
     map_index = -1 if ti.map_index is None else ti.map_index
-    return RunKey(deployment_id, ti.dag_id, ti.run_id, ti.task_id, map_index, epoch)
+    return RunKey(deployment_id, ti.dag_id, ti.run_id, ti.task_id, map_index, epoch, born=born)
 
 
 def _claim(context: Context, run_key: RunKey, scope: str) -> Submission:
@@ -260,6 +262,7 @@ def _claim(context: Context, run_key: RunKey, scope: str) -> Submission:
         claimed_at=datetime.now(UTC).isoformat(),
         scope=scope,
         digest=run_key.digest,
+        born=run_key.born,
     )
 
 

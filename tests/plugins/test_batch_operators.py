@@ -294,6 +294,18 @@ def test_a_retry_reconnects_and_a_clear_ends_the_old_job_first(
     _wait_until(lambda: [job["id"] for job in live_jobs(batch)] == [ids[2]])
 
 
+def test_a_run_that_is_deleted_and_made_again_is_another(batch: LocalAws, ti: TaskInstance) -> None:
+    start(many(named("a"), "sleep 20"), ti)
+    again = TaskInstance()
+    again.run_id = ti.run_id
+    time.sleep(1.0)
+
+    start(many(named("a"), "sleep 20"), again)
+
+    old, new = (_manifest(batch, f"manifests/{each}.jsonl") for each in _digests_by_age(batch, ti))
+    assert old[0]["attempt"] < new[0]["attempt"]
+
+
 def test_a_task_that_is_killed_ends_its_job(batch: LocalAws, ti: TaskInstance) -> None:
     operator = one("sleep 30")
     deferred = start(operator, ti)
@@ -342,16 +354,10 @@ def test_only_the_children_that_failed_are_submitted_again(
 def test_each_child_finds_its_item_in_the_manifest(batch: LocalAws, ti: TaskInstance) -> None:
     run(many(named("a", "b", "c"), "true"), ti)
 
-    (key,) = [
-        entry["Key"]
-        for entry in batch.client("s3").list_objects_v2(
-            Bucket="localaws-data", Prefix="manifests/"
-        )["Contents"]
-        if _manifest(batch, entry["Key"])[0]["name"] == "a"
-    ][-1:]
-    lines = _manifest(batch, key)
+    (digest,) = {*_digests_by_age(batch, ti)}
+    lines = _manifest(batch, f"manifests/{digest}.jsonl")
     assert [line["name"] for line in lines] == ["a", "b", "c"]
-    assert {line["attempt"] for line in lines} == {"0000.0000"}
+    assert {line["attempt"][:9] for line in lines} == {"0000.0000"}
 
 
 def test_an_array_of_one_is_a_plain_job(batch: LocalAws, ti: TaskInstance) -> None:
@@ -411,14 +417,11 @@ def test_a_clear_is_a_later_attempt_for_the_job(batch: LocalAws, ti: TaskInstanc
     ti.clear()
     run(many(named("a"), "true"), ti)
 
-    attempts = sorted(
-        _manifest(batch, entry["Key"])[0]["attempt"]
-        for entry in batch.client("s3").list_objects_v2(
-            Bucket="localaws-data", Prefix="manifests/"
-        )["Contents"]
-        if entry["Key"].split("/")[1].split(".")[0] in _digests(batch, ti)
-    )
-    assert attempts == ["0000.0000", "0001.0000"]
+    attempts = [
+        _manifest(batch, f"manifests/{each}.jsonl")[0]["attempt"]
+        for each in _digests_by_age(batch, ti)
+    ]
+    assert [attempt[:9] for attempt in attempts] == ["0000.0000", "0001.0000"]
 
 
 def test_half_of_the_submissions_throttled_are_still_one_job_each(batch: LocalAws) -> None:
@@ -573,12 +576,10 @@ def _ids(aws: LocalAws, ti: TaskInstance) -> list[str]:
     ]
 
 
-def _digests(aws: LocalAws, ti: TaskInstance) -> set[str]:
-    return {
-        job["tags"]["aws-jobs:run-key"]
-        for job in aws.jobs()
-        if job["tags"].get(TAG_RUN) == ti.run_id
-    }
+def _digests_by_age(aws: LocalAws, ti: TaskInstance) -> list[str]:
+    jobs = [job for job in aws.jobs() if job["tags"].get(TAG_RUN) == ti.run_id]
+    jobs.sort(key=lambda job: job["created"])
+    return [job["tags"]["aws-jobs:run-key"] for job in jobs]
 
 
 def _no_job_lives(aws: LocalAws) -> None:

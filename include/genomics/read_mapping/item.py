@@ -16,7 +16,7 @@ from read_mapping.parameters import Parameters, parse_parameters
 # A name becomes a file name, an S3 key and a table's key.
 SAMPLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # Epoch and generation of the submission: compares as text.
-ATTEMPT = re.compile(r"\d{4,}\.\d{4,}")
+ATTEMPT = re.compile(r"\d{4,}\.\d{4,}(\.\d+)?")
 FIRST_ATTEMPT = "0000.0000"
 
 
