@@ -78,8 +78,8 @@ class SampleRun:
     @property
     def peak_memory_mib(self) -> float | None:
         """The highest of all attempts that are known."""
-        peaks = [attempt.peak_memory_mib for attempt in self.attempts]
-        peaks.append(self.result.peak_memory_mib if self.result else None)
+        of_result = self.result.peak_memory_mib if self.result else None
+        peaks = [of_result, *(attempt.peak_memory_mib for attempt in self.attempts)]
         return max((peak for peak in peaks if peak is not None), default=None)
 
 

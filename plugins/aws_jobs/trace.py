@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from aws_jobs.batch_attempts import Attempt
 from aws_jobs.costs import job_cost
 
 if TYPE_CHECKING:
@@ -50,33 +51,14 @@ known for the attempt that wrote the sample's manifest. ``cost_usd`` is an estim
 
 
 @dataclass(frozen=True)
-class SampleAttempt:
-    """One attempt of a sample, in the operator's words.
+class SampleAttempt(Attempt):
+    """One attempt of a sample; the attempts that Batch makes by itself have one job.
 
     :param number: 1 for the sample's first attempt.
-    :param failure: the class of failure, None where it succeeded.
-    :param created_at: when its job was submitted, in seconds since 1970 like the two that follow;
-        the attempts that Batch makes by itself have one job.
-    :param queued_seconds: the wait before this attempt.
     """
 
-    sample: str
-    number: int
-    job_id: str
-    outcome: str
-    queue: str = ""
-    failure: str | None = None
-    reason: str | None = None
-    exit_code: int | None = None
-    created_at: float | None = None
-    started_at: float | None = None
-    stopped_at: float | None = None
-    queued_seconds: float | None = None
-    run_seconds: float | None = None
-    log_stream: str | None = None
-    vcpus: float | None = None
-    memory_mib: float | None = None
-    peak_memory_mib: float | None = None
+    sample: str = ""
+    number: int = 1
 
     @property
     def succeeded(self) -> bool:
