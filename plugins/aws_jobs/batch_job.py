@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aws_jobs.aws_errors import call_patiently, error_code
@@ -183,6 +184,6 @@ def describe_children(batch: Any, job_id: str, size: int, budget: float) -> list
     found: list[dict[str, Any]] = []
     for start in range(0, size, JOB_IDS_PER_CALL):
         some = children[start : start + JOB_IDS_PER_CALL]
-        answer = call_patiently(lambda ids=some: batch.describe_jobs(jobs=ids), budget=budget)  # type: ignore[misc]
+        answer = call_patiently(partial(batch.describe_jobs, jobs=some), budget=budget)
         found += answer["jobs"]
     return found

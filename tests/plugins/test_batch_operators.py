@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
+from aws_jobs.batch_job import BatchJob
 from aws_jobs.exceptions import ExternalJobError, InputError, InvalidRequestError, TaskKilled
 from aws_jobs.identity import TAG_DAG, TAG_ENDS_BY, TAG_RUN
 from aws_jobs.links.batch import JOB_LINK, LOG_LINK
@@ -446,6 +448,19 @@ def test_half_of_the_submissions_throttled_are_still_one_job_each(batch: LocalAw
 
 
 # What the end of a try finds
+
+
+def test_a_job_whose_end_was_noted_is_not_reconnected_to(batch: LocalAws) -> None:
+    client = batch.client("batch")
+    job_id = client.submit_job(**bash_job("sleep 20"))["jobId"]
+    fresh = BatchJob(client, bash_job(), {}, [QUEUE])
+    judged = replace(fresh, judged=(job_id,))
+
+    went_on, is_over = (each.get_job_status([job_id]) or "" for each in (fresh, judged))
+
+    assert fresh.is_job_active(went_on)
+    assert not judged.is_job_active(is_over)
+    assert not judged.is_job_succeeded(is_over)
 
 
 def test_items_that_came_later_are_taken_by_a_clear(batch: LocalAws, ti: TaskInstance) -> None:
