@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aws_jobs.mapping_clients import MappingClients
+    from aws_jobs.settings import Architecture
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class MappingChecks:
     """
 
     params: Mapping[str, Any]
-    architectures: Sequence[str]
+    architectures: Sequence[Architecture]
     maps_finished: bool
     clients: MappingClients
     problems: list[str] = field(default_factory=list)
@@ -178,8 +179,8 @@ class MappingChecks:
         jobs = [
             JobNeeds(
                 name=f"mapping on {arch}",
-                queues=genomics.queues[arch],  # type: ignore[index]
-                definition=genomics.job_definitions[arch],  # type: ignore[index]
+                queues=genomics.queues[arch],
+                definition=genomics.job_definitions[arch],
                 arch=arch,
                 vcpus=genomics.vcpus,
                 memory_mib=genomics.memory_cap_mib,
@@ -191,7 +192,7 @@ class MappingChecks:
         found = capacity.check([*jobs, merge])
         self.problems += found.problems
         self.warnings += found.warnings
-        return {arch: capacity.image(genomics.job_definitions[arch]) for arch in self.architectures}  # type: ignore[index]
+        return {arch: capacity.image(genomics.job_definitions[arch]) for arch in self.architectures}
 
     def _check_images(self, images: Mapping[str, str | None]) -> None:
         """Make sure that a comparison is one of machines, and that it can be told what ran."""

@@ -29,7 +29,7 @@ Prefix = Annotated[
 ]
 
 Architecture = Literal["graviton", "x86"]
-ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 
 
 class GenomicsSettings(BaseModel):
