@@ -11,6 +11,10 @@ GET    /localaws/emr/clusters    every cluster: id, name, state, reason, tags, s
 GET    /localaws/batch/jobs      every job: id, name, queue, state, reason, tags, attempts, parent
 GET    /localaws/batch/live-jobs those that have not ended; an array job without its children
 ================================ =================================================================
+
+An audit's ``times`` of each cluster, step and job: ``created``, ``told`` to end (terminated or
+cancelled by a call that took effect; with its cluster or its array, too) and ``ended``, in seconds
+since 1970, or null.
 """
 
 from __future__ import annotations

@@ -7,15 +7,16 @@ service   AWS service (``emr``), or ``*``
 operation operation (``DescribeCluster``), or ``*``
 kind      ``throttle``: refused, no effect. ``error``: a 5xx, no effect. ``reset``: the connection
           is closed, no effect. ``lost_answer``: the effect is taken, the answer is lost: the
-          connection is closed, or a ``status`` that is given is answered. ``delay``: answered
-          ``seconds`` late. ``listing_lag``: what was created in the last ``seconds`` does not show
-          in a ``List*`` answer, nor in ``DescribeJobs``
+          connection is closed, or a ``status`` that is given is answered. ``delay``: the call
+          takes effect ``seconds`` late, and is answered then. ``late_answer``: the effect is taken
+          at once, the answer comes ``seconds`` late. ``listing_lag``: what was created in the last
+          ``seconds`` does not show in a ``List*`` answer, nor in ``DescribeJobs``
 share     share of the calls that it strikes, 0..1 (1.0); drawn from ``seed``
 count     strikes at most so many calls (no limit)
 skip      lets the first so many calls pass (0)
 burst,    ``throttle`` as a token bucket, as AWS does it: ``burst`` calls at once, ``refill`` calls
 refill    a second; the rest is refused. ``share`` is not used then
-seconds   of ``delay`` and ``listing_lag``
+seconds   of ``delay``, ``late_answer`` and ``listing_lag``
 status,   of ``error``, and of ``lost_answer`` if given (500, InternalServerError)
 code
 ========= ======================================================================================
@@ -32,6 +33,20 @@ kind          ``spot_loss``: the instance of a running attempt is reclaimed. ``o
               ``reason`` as long as this plan is in force. ``vanish``: DescribeJobs and ListJobs do
               not know the job; it goes on
 ============= ==================================================================================
+
+Others strike EMR's clusters and steps, each once or not at all:
+
+=============== ================================================================================
+cluster, step   names that it strikes, patterns with ``*`` (all)
+seconds         how long a cluster has been in its state, or a step has run, before it strikes (0)
+reason          the message of StateChangeReason (EMR's own words for the code)
+kind            ``cluster_failure``: the cluster ends by itself: in ``state`` (STARTING,
+                BOOTSTRAPPING, RUNNING or WAITING; in any of them) with ``code``
+                (INSTANCE_FAILURE). ``core_loss``: ``nodes`` of its core nodes on spot (all)
+                are reclaimed while it runs or waits. Without any core node left EMR ends the
+                cluster; with some left its running steps fail and it goes on. ``step_failure``: a
+                running step ends as ``becomes``: FAILED, CANCELLED or INTERRUPTED (FAILED)
+=============== ================================================================================
 """
 
 from __future__ import annotations
@@ -40,14 +55,16 @@ import fnmatch
 import random
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-CALL_KINDS = ("throttle", "error", "lost_answer", "delay", "listing_lag", "reset")
+CALL_KINDS = ("throttle", "error", "lost_answer", "late_answer", "delay", "listing_lag", "reset")
 #: Kinds that strike Batch jobs, whoever calls what.
 JOB_KINDS = ("spot_loss", "out_of_memory", "pull_error", "stuck", "vanish")
-KINDS = CALL_KINDS + JOB_KINDS
+#: Kinds that strike clusters and steps.
+CLUSTER_KINDS = ("cluster_failure", "core_loss", "step_failure")
+KINDS = CALL_KINDS + JOB_KINDS + CLUSTER_KINDS
 #: Kinds that answer in place of the service; the first one that strikes wins.
 REFUSALS = ("throttle", "error", "reset")
 
@@ -61,9 +78,30 @@ _NUMBERS: dict[str, tuple[float, float | None]] = {
     "refill": (0, None),
     "seed": (0, None),
     "mebibytes": (0, None),
+    "nodes": (1, None),
 }
-_TEXTS = ("service", "operation", "code", "job", "queue", "reason")
-_WHOLE = ("count", "skip", "status", "burst", "seed")
+#: What is told of a job, cluster or step that may be struck, each by a pattern.
+_PATTERNS = ("job", "queue", "cluster", "state", "step")
+_TEXTS = ("service", "operation", "code", "reason", "becomes", *_PATTERNS)
+_WHOLE = ("count", "skip", "status", "burst", "seed", "nodes")
+#: Values of a field, where only some can be meant.
+_CHOICES = {
+    # https://docs.aws.amazon.com/emr/latest/APIReference/API_ClusterStatus.html
+    ("cluster_failure", "state"): ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"),
+    # https://docs.aws.amazon.com/emr/latest/APIReference/API_ClusterStateChangeReason.html
+    ("cluster_failure", "code"): (
+        "INTERNAL_ERROR",
+        "VALIDATION_ERROR",
+        "INSTANCE_FAILURE",
+        "INSTANCE_FLEET_TIMEOUT",
+        "BOOTSTRAP_FAILURE",
+        "USER_REQUEST",
+        "STEP_FAILURE",
+        "ALL_STEPS_COMPLETED",
+    ),
+    # https://docs.aws.amazon.com/emr/latest/APIReference/API_StepStatus.html
+    ("step_failure", "becomes"): ("FAILED", "CANCELLED", "INTERRUPTED"),
+}
 
 
 class FaultPlanError(ValueError):
@@ -99,12 +137,12 @@ class Fault:
 
     @property
     def seconds(self) -> float:
-        """Length of a delay or of a lag, or the age at which a job is struck."""
+        """Length of a delay or of a lag, or the age at which a job or a cluster is struck."""
         return float(self.spec.get("seconds") or 0)
 
     def is_for(self, service: str, operation: str) -> bool:
         """Say whether a call is this fault's business."""
-        if self.kind in JOB_KINDS:
+        if self.kind not in CALL_KINDS:
             return False
         is_listing = operation.startswith("List") or operation == "DescribeJobs"
         if self.kind == "listing_lag" and not is_listing:
@@ -113,16 +151,18 @@ class Fault:
             "operation", "*"
         ) in ("*", operation)
 
-    def is_for_job(self, kind: str, name: str, queue: str) -> bool:
-        """Say whether a job is this fault's business."""
-        return (
-            self.kind == kind
-            and fnmatch.fnmatchcase(name, self.spec.get("job") or "*")
-            and fnmatch.fnmatchcase(queue, self.spec.get("queue") or "*")
+    def fits(self, kind: str, traits: Mapping[str, str]) -> bool:
+        """Say whether a job, a cluster or a step is this fault's business."""
+        return self.kind == kind and all(
+            fnmatch.fnmatchcase(value, self.spec.get(trait) or "*")
+            for trait, value in traits.items()
         )
 
     def strikes_once(self, subject: str) -> bool:
-        """Say whether the fault strikes a job or an attempt: the same answer whenever asked."""
+        """Say whether the fault strikes a job, an attempt, a cluster or a step.
+
+        The answer is the same whenever it is asked.
+        """
         if subject not in self.judged:
             self.judged[subject] = self.strikes()
         return self.judged[subject]
@@ -167,6 +207,7 @@ class Verdict:
     refusal: Fault | None = None
     lost_answer: Fault | None = None
     delay: float = 0.0
+    late: float = 0.0
     listing_lag: float = 0.0
 
 
@@ -203,27 +244,30 @@ class FaultPlan:
             refusal=_first(f for f in struck if f.kind in REFUSALS),
             lost_answer=_first(f for f in struck if f.kind == "lost_answer"),
             delay=sum(f.seconds for f in struck if f.kind == "delay"),
+            late=sum(f.seconds for f in struck if f.kind == "late_answer"),
             listing_lag=max((f.seconds for f in struck if f.kind == "listing_lag"), default=0.0),
         )
 
-    def job_fault(
-        self, kind: str, subject: str, name: str, queue: str, age: float = 0.0
-    ) -> Fault | None:
-        """Return the fault of a kind that strikes a job or an attempt.
+    def striking(self, kind: str, subject: str, age: float = 0.0, **traits: str) -> Fault | None:
+        """Return the fault of a kind that strikes a job, an attempt, a cluster or a step.
 
         Args:
-            kind: one of :data:`JOB_KINDS`.
-            subject: id of the job or the attempt: each is struck once or not at all.
-            name: the job's name.
-            queue: the name of the job's queue.
-            age: seconds since the attempt began to run, or the job was submitted.
+            kind: one of :data:`JOB_KINDS` or :data:`CLUSTER_KINDS`.
+            subject: its id: each is struck once or not at all.
+            age: seconds since it began to run, was submitted, or entered its state.
+            **traits: what the plan's patterns are held against: ``job`` and ``queue``, or
+                ``cluster``, ``state`` and ``step``.
         """
         with self._lock:
             for fault in self._faults:
-                concerns = fault.is_for_job(kind, name, queue) and age >= fault.seconds
+                concerns = fault.fits(kind, traits) and age >= fault.seconds
                 if concerns and fault.strikes_once(subject):
                     return fault
         return None
+
+    def strikes_clusters(self) -> bool:
+        """Say whether the plan has something in store for clusters or steps."""
+        return any(fault.kind in CLUSTER_KINDS for fault in self._faults)
 
 
 def plan_problems(specs: Any) -> list[str]:
@@ -247,6 +291,10 @@ def _problems(place: int, spec: Any) -> Iterable[str]:
     for name in _TEXTS:
         if not isinstance(spec.get(name, ""), str | None):
             yield f"fault {place}: {name} must be a string"
+    for (kind, name), choices in _CHOICES.items():
+        value = spec.get(name)
+        if spec.get("kind") == kind and value is not None and value not in choices:
+            yield f"fault {place}: {name} must be one of {', '.join(choices)}, not {value!r}"
     for name, (least, most) in _NUMBERS.items():
         value = spec.get(name)
         if value is None:

@@ -77,6 +77,7 @@ class LockedApp:
         if verdict.refusal is None:
             environ[LISTING_LAG] = verdict.listing_lag
             answer: Answer | None = self._call(service, operation, app, environ)
+            time.sleep(verdict.late)
         else:
             answer = refusal(service, verdict)
         if verdict.refusal is None and verdict.lost_answer is not None:

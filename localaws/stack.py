@@ -53,7 +53,7 @@ class Stack:
         """Restore, serve, seed."""
         self._workspace = Workspace(self.settings, self.endpoint_url)
         s3 = OwnS3(self.endpoint_url)
-        emr.install(Machinery(self.settings, self.runner, self._workspace, s3))
+        emr.install(Machinery(self.settings, self.runner, self._workspace, s3, self._faults))
         batch.install(BatchMachinery(self.settings, self.runner, self._workspace, self._faults))
         if self._snapshot:
             self._snapshot.load()

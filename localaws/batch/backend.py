@@ -248,7 +248,9 @@ class LocalBatchBackend(BaseBackend):
         """Find a job, or the child ``id:n`` of an array, by id or ARN."""
         job_id, _, index = job_id.rpartition("job/")[2].partition(":")
         job = self.jobs.get(job_id)
-        if job is None or not index:
+        if job is None or job.is_forgotten:
+            return None
+        if not index:
             return job
         is_child = index.isdecimal() and int(index) < len(job.children)
         return job.children[int(index)] if is_child else None
@@ -263,7 +265,8 @@ class LocalBatchBackend(BaseBackend):
         """List the jobs of a queue, or the children of an array, newest first."""
         self.forget()
         if queue is not None:
-            found = [one for one in reversed(self.jobs.values()) if one.queue is queue]
+            known = [one for one in reversed(self.jobs.values()) if not one.is_forgotten]
+            found = [one for one in known if one.queue is queue]
         else:
             parent = self.job(array_id)
             found = list(parent.children) if parent else []
@@ -275,7 +278,7 @@ class LocalBatchBackend(BaseBackend):
             return False
         parent = job.parent or job
         faults = self.machinery.faults
-        return faults.job_fault("vanish", parent.id, job.name, job.queue.name, age) is None
+        return not faults.striking("vanish", parent.id, age, job=job.name, queue=job.queue.name)
 
     def cancel(self, job_id: str, reason: str) -> None:
         """Cancel a job that has not started; an unknown one is nobody's mistake."""
@@ -294,16 +297,14 @@ class LocalBatchBackend(BaseBackend):
         return self.scheduler.runnable(queue)
 
     def forget(self) -> None:
-        """Drop the jobs that ended long enough ago."""
+        """Know no more of the jobs that ended long enough ago; the audit still does."""
         history = self.machinery.settings.batch_history
         if history is None:
             return
         oldest = now() - history * 1000
-        gone = [
-            one.id for one in self.jobs.values() if one.stopped is not None and one.stopped < oldest
-        ]
-        for job_id in gone:
-            del self.jobs[job_id]
+        for one in self.jobs.values():
+            if one.stopped is not None and one.stopped < oldest:
+                one.is_forgotten = True
 
     # tags
 

@@ -102,7 +102,7 @@ class Execution:
         job, faults = self.job, self._machinery.faults
         image, images = job.spec.image, self._machinery.settings.batch_images
         subject = self.attempt.task_id
-        if not faults.job_fault("pull_error", subject, job.name, job.queue.name):
+        if not faults.striking("pull_error", subject, job=job.name, queue=job.queue.name):
             for pattern, environment in images.items():
                 if fnmatch.fnmatchcase(image, pattern):
                     return os.path.join(environment, "bin") if environment else ""

@@ -322,6 +322,9 @@ class Job:
     is_terminated: bool = False
     end_reason: str | None = None
     """The reason that was given to end it."""
+    told_to_end: int | None = None
+    is_forgotten: bool = False
+    """It ended longer ago than Batch keeps jobs: no operation knows it."""
     tags: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -377,6 +380,11 @@ class Job:
             self.started = now()
         if state in ENDED:
             self.stopped = now()
+
+    def tell_to_end(self, reason: str) -> None:
+        """Note that it was cancelled or terminated; the first reason counts."""
+        self.end_reason = self.end_reason or reason
+        self.told_to_end = self.told_to_end or now()
 
     def make_children(self, size: int) -> None:
         """Make it an array job."""
@@ -485,6 +493,11 @@ class Job:
             "created": self.created,
             "started": self.started,
             "stopped": self.stopped,
+            "times": {
+                "created": self.created / 1000,
+                "told": self.told_to_end / 1000 if self.told_to_end else None,
+                "ended": self.stopped / 1000 if self.stopped else None,
+            },
             "tags": dict(self.tags),
             "parent": self.parent.id if self.parent else None,
             "index": self.index,

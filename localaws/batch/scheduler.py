@@ -84,10 +84,10 @@ class Scheduler:
             if one.state in (RUNNING, STARTING) or one.has_ended:
                 continue
             one.is_cancelled = True
-            one.end_reason = one.end_reason or reason
+            one.tell_to_end(reason)
         if not job.has_ended and job.is_array:
             job.is_cancelled = True
-            job.end_reason = job.end_reason or reason
+            job.tell_to_end(reason)
         for one in job.children or [job]:
             # one that waits for others is cancelled when they are over:
             # https://docs.aws.amazon.com/batch/latest/APIReference/API_CancelJob.html
@@ -100,7 +100,7 @@ class Scheduler:
         for one in (*job.children, job):
             if not one.has_ended:
                 one.is_terminated = True
-                one.end_reason = one.end_reason or reason
+                one.tell_to_end(reason)
         for one in job.children or [job]:
             if not one.has_ended:
                 self._terminate(one)
@@ -213,7 +213,8 @@ class Scheduler:
                 del jobs[job_id]
 
     def _is_held_back(self, job: Job) -> bool:
-        fault = self._machinery.faults.job_fault("stuck", job.id, job.name, job.queue.name)
+        faults = self._machinery.faults
+        fault = faults.striking("stuck", job.id, job=job.name, queue=job.queue.name)
         if fault is None:
             return False
         self._holds_back = True

@@ -85,7 +85,7 @@ class Watch:
     def _fault(self, kind: str, execution: Execution) -> Fault | None:
         job, attempt = execution.job, execution.attempt
         age = (now() - (attempt.started or now())) / 1000
-        return self._faults.job_fault(kind, attempt.task_id, job.name, job.queue.name, age)
+        return self._faults.striking(kind, attempt.task_id, age, job=job.name, queue=job.queue.name)
 
     def _kill(self, execution: Execution, cause: Outcome) -> None:
         with self._scheduler.changed:

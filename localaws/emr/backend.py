@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from localaws.emr.errors import (
     unknown_job_flow,
     unknown_step,
 )
-from localaws.emr.lifecycle import ClusterLife, Ending, Machinery
+from localaws.emr.lifecycle import ClusterLife, Machinery
 from localaws.emr.models import Cluster, Group, Step, now
 from localaws.emr.states import (
     ACCEPTS_STEPS,
@@ -31,7 +32,9 @@ from localaws.emr.states import (
     RUNNING,
     SERVER_STOPPED,
     TERMINATED_WITH_ERRORS,
+    Ending,
 )
+from localaws.emr.strikes import watch
 from localaws.emr.validation import (
     check_concurrency,
     check_idle_timeout,
@@ -51,6 +54,8 @@ class LocalEmrBackend(moto_emr.ElasticMapReduceBackend):
 
     #: What clusters run on; set once, before the first request.
     machinery: Machinery
+    # of the class: a snapshot of before it was there has none
+    _watcher: threading.Thread | None = None
 
     def __init__(self, region_name: str, account_id: str) -> None:
         super().__init__(region_name, account_id)
@@ -63,7 +68,7 @@ class LocalEmrBackend(moto_emr.ElasticMapReduceBackend):
         return moto_emr_urls
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "lives": {}}
+        return {**self.__dict__, "lives": {}, "_watcher": None}
 
     def run(self, request: dict[str, Any]) -> Cluster:
         """Make a cluster of a RunJobFlow request."""
@@ -81,7 +86,14 @@ class LocalEmrBackend(moto_emr.ElasticMapReduceBackend):
         life = ClusterLife(cluster, self.machinery, LOCKS.of("emr"))
         self.lives[cluster.id] = life
         life.start()
+        self._watch()
         return cluster
+
+    def _watch(self) -> None:
+        if self._watcher is None:
+            arguments = (self.lives, LOCKS.of("emr"), self.machinery.faults)
+            self._watcher = threading.Thread(target=watch, args=arguments, daemon=True)
+            self._watcher.start()
 
     def cluster(self, cluster_id: str) -> Cluster:
         """Find a cluster, as the newer operations do."""
@@ -166,6 +178,7 @@ class LocalEmrBackend(moto_emr.ElasticMapReduceBackend):
             reason = f"Step {step_id} cannot be cancelled: it is {state}."
             return {"StepId": step_id, "Status": "FAILED", "Reason": reason}
         if not cluster.has_ended:
+            step.tell_to_end()
             self.lives[cluster.id].cancel(step, option)
         return {"StepId": step_id, "Status": "SUBMITTED"}
 
@@ -175,6 +188,7 @@ class LocalEmrBackend(moto_emr.ElasticMapReduceBackend):
         clusters = self.job_flows(ids)
         for cluster in clusters:
             if not cluster.protected and not cluster.has_ended:
+                cluster.tell_to_end()
                 self.lives[cluster.id].end(Ending(BY_USER))
         if any(cluster.protected and not cluster.has_ended for cluster in clusters):
             raise ValidationException(

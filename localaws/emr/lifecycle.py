@@ -37,12 +37,15 @@ from localaws.emr.states import (
     TERMINATED_WITH_ERRORS,
     TERMINATING,
     WAITING,
+    Ending,
     Reason,
     bootstrap_reason,
     download_reason,
     idle_reason,
 )
 from localaws.emr.steps import Logs, StepNotPossible, fetch_script, step_command
+from localaws.emr.strikes import strike
+from localaws.faults import FaultPlan
 from localaws.own_s3 import OwnS3
 from localaws.runner import Command, Runner, RunningCommand
 from localaws.settings import Settings
@@ -62,14 +65,7 @@ class Machinery:
     runner: Runner
     workspace: Workspace
     s3: OwnS3
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Why a cluster ends, and whether EMR calls that an error."""
-
-    reason: Reason
-    with_errors: bool = False
+    faults: FaultPlan
 
 
 class ClusterLife:
@@ -84,6 +80,8 @@ class ClusterLife:
         self._daemons: list[RunningCommand] = []
         self._step_threads: list[threading.Thread] = []
         self._cancelled: dict[str, int] = {}
+        self._struck: dict[str, tuple[str, str]] = {}
+        self._entered = time.monotonic()
         self._idle_since: float | None = None
         self._logs_now = threading.Event()
         self._thread = threading.Thread(target=self._live, name=cluster.id, daemon=True)
@@ -96,6 +94,11 @@ class ClusterLife:
     def is_ending(self) -> bool:
         """Say whether the end was decided."""
         return self._ending is not None
+
+    @property
+    def age(self) -> float:
+        """Seconds since the cluster entered its state."""
+        return time.monotonic() - self._entered
 
     def notify(self) -> None:
         """Say that the cluster was changed from outside; the lock is held."""
@@ -125,8 +128,17 @@ class ClusterLife:
                 _signal(process, number)
         self._changed.notify_all()
 
+    def strike(self, step: Step, state: str, words: str) -> None:
+        """Kill a running step, which ends so and with these words in its log; the lock is held."""
+        self._struck.setdefault(step.id, (state, words))
+        process = self._processes.get(step.id)
+        if process is not None:
+            process.end()
+
     def _live(self) -> None:
         try:
+            with self._changed:
+                strike(self, self._machinery.faults)
             self._start_up()
             self._work()
         except Exception as error:
@@ -141,7 +153,7 @@ class ClusterLife:
         with self._changed:
             if self._ending:
                 return
-            self.cluster.enter(BOOTSTRAPPING, BOOTSTRAP)
+            self._enter(BOOTSTRAPPING, BOOTSTRAP)
         began = time.monotonic()
         for number, action in enumerate(self.cluster.request.get("BootstrapActions") or [], 1):
             if self._ending is None:
@@ -193,13 +205,13 @@ class ClusterLife:
     def _work(self) -> None:
         with self._changed:
             if self._ending is None:
-                self.cluster.enter(RUNNING, STEP_RUNS)
+                self._enter(RUNNING, STEP_RUNS)
             while self._ending is None:
                 self._start_steps()
                 if any(step.is_active for step in self.cluster.steps):
                     self._idle_since = None
                     self._enter(RUNNING, STEP_RUNS)
-                    self._changed.wait()
+                    self._wait()
                 elif not self.cluster.keep_alive:
                     self.end(Ending(STEPS_COMPLETED))
                 else:
@@ -211,18 +223,25 @@ class ClusterLife:
             self._idle_since = time.monotonic()
         limit = None if self.cluster.is_ha else self.cluster.idle_timeout
         if limit is None:
-            self._changed.wait()
+            self._wait()
             return
         patience = limit * self._machinery.settings.emr_idle_scale
         left = self._idle_since + patience - time.monotonic()
         if left <= 0:
             self.end(Ending(idle_reason(limit)))
         else:
-            self._changed.wait(left)
+            self._wait(left)
+
+    def _wait(self, seconds: float | None = None) -> None:
+        # the end may have been decided on entering the state
+        if self._ending is None:
+            self._changed.wait(seconds)
 
     def _enter(self, state: str, reason: Reason) -> None:
         if self.cluster.state != state:
             self.cluster.enter(state, reason)
+            self._entered = time.monotonic()
+            strike(self, self._machinery.faults)
 
     def _start_steps(self) -> None:
         steps = self.cluster.steps
@@ -251,6 +270,8 @@ class ClusterLife:
         except Exception as error:
             log.exception("step %s of %s broke", step.id, self.cluster.id)
             _write(logs.stderr, f"localaws broke: {type(error).__name__}: {error}\n")
+        if step.id in self._struck:
+            _write(logs.stderr, f"{self._struck[step.id][1]}\n")
         delay = machinery.settings.emr_log_delay
         if delay == 0:
             self._store(logs, prefix)
@@ -264,7 +285,7 @@ class ClusterLife:
 
     def _run_process(self, step: Step, command: Command) -> int | None:
         with self._changed:
-            if self._ending is not None:
+            if self._ending is not None or step.id in self._struck:
                 return None
             process = self._machinery.runner.start(command)
             self._processes[step.id] = process
@@ -280,9 +301,12 @@ class ClusterLife:
         self, step: Step, code: int | None, details: Callable[[], dict[str, str]]
     ) -> None:
         self._processes.pop(step.id, None)
+        state, words = self._struck.get(step.id, ("", ""))
         if step.id in self._cancelled:
             step.end(CANCELLED, STEP_CANCELLED)
-        elif code == 0:
+        elif state in (CANCELLED, INTERRUPTED):
+            step.end(state, Reason(words))
+        elif code == 0 and not state:
             step.end(COMPLETED)
         elif self._ending is not None:
             step.end(INTERRUPTED, STEP_CANCELLED)

@@ -64,6 +64,7 @@ class Step:
     failure: dict[str, str] | None = None
     created: datetime = field(default_factory=now)
     started: datetime | None = None
+    told_to_end: datetime | None = None
     ended: datetime | None = None
 
     @property
@@ -95,6 +96,11 @@ class Step:
     def start(self) -> None:
         """Note that the step's process starts."""
         self.state, self.started = RUNNING, now()
+
+    def tell_to_end(self) -> None:
+        """Note that it was cancelled, or its cluster terminated."""
+        if self.is_active:
+            self.told_to_end = self.told_to_end or now()
 
     def end(
         self, state: str, reason: Reason = NO_REASON, failure: dict[str, str] | None = None
@@ -130,6 +136,15 @@ class Step:
             "Config": present(config),
             "ActionOnFailure": self.action_on_failure,
             "Status": present(status),
+        }
+
+    def audit(self) -> dict[str, Any]:
+        """Return what the audit of its cluster tells of it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "state": self.state,
+            "times": _times(self),
         }
 
 
@@ -254,6 +269,7 @@ class Cluster:
     reason: Reason = PROVISIONING
     created: datetime = field(default_factory=now)
     ready: datetime | None = None
+    told_to_end: datetime | None = None
     ended: datetime | None = None
     steps: list[Step] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
@@ -277,6 +293,11 @@ class Cluster:
     def primaries(self) -> int:
         """Number of primary nodes."""
         return sum(len(group.instances) for group in self.groups if group.role == "MASTER")
+
+    @property
+    def core_nodes(self) -> list[dict[str, str]]:
+        """The instances of the core group or fleet."""
+        return [one for group in self.groups if group.role == "CORE" for one in group.instances]
 
     @property
     def is_ha(self) -> bool:
@@ -317,6 +338,12 @@ class Cluster:
             self.ready = now()
         if state in ENDED:
             self.ended = now()
+
+    def tell_to_end(self) -> None:
+        """Note that it was terminated, and its steps with it."""
+        self.told_to_end = self.told_to_end or now()
+        for step in self.steps:
+            step.tell_to_end()
 
     def timeline(self) -> dict[str, Any]:
         """Return ClusterTimeline."""
@@ -427,11 +454,10 @@ class Cluster:
             "reason": self.reason.as_api(),
             "created": self.created.isoformat(),
             "ended": self.ended.isoformat() if self.ended else None,
+            "times": _times(self),
             "protected": self.protected,
             "tags": dict(self.tags),
-            "steps": [
-                {"id": step.id, "name": step.name, "state": step.state} for step in self.steps
-            ],
+            "steps": [step.audit() for step in self.steps],
         }
 
 
@@ -442,3 +468,8 @@ def cancels_others(step: Step, concurrency: int) -> bool:
     in https://docs.aws.amazon.com/emr/latest/APIReference/API_StepConfig.html).
     """
     return concurrency == 1 and step.action_on_failure in (CANCEL_AND_WAIT, TERMINATE_CLUSTER)
+
+
+def _times(one: Cluster | Step) -> dict[str, float | None]:
+    times = {"created": one.created, "told": one.told_to_end, "ended": one.ended}
+    return {key: time.timestamp() if time else None for key, time in times.items()}

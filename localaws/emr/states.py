@@ -75,6 +75,14 @@ class Reason:
         return {key: value for key, value in pairs.items() if value}
 
 
+@dataclass(frozen=True)
+class Ending:
+    """Why a cluster ends, and whether EMR calls that an error."""
+
+    reason: Reason
+    with_errors: bool = False
+
+
 NO_REASON = Reason()
 PROVISIONING = Reason("Provisioning Amazon EC2 capacity")
 BOOTSTRAP = Reason("Running bootstrap actions")
@@ -87,6 +95,14 @@ SERVER_STOPPED = Reason(
     "localaws stopped while the cluster was alive: what ran on it was ended", "INTERNAL_ERROR"
 )
 STEP_CANCELLED = Reason("Job terminated", "NONE")
+#: What EMR says when the last core node on spot was reclaimed.
+SLAVES_LOST = Reason("All slaves in the job flow were terminated due to Spot", "INSTANCE_FAILURE")
+#: What a driver on YARN prints whose executors went with their node.
+EXECUTORS_LOST = (
+    "org.apache.spark.SparkException: Job aborted due to stage failure: ExecutorLostFailure "
+    "(executor 1 exited caused by one of the running tasks) Reason: Container marked as failed. "
+    "Exit status: -100. Diagnostics: Container released on a *lost* node"
+)
 
 
 def idle_reason(seconds: int) -> Reason:

@@ -57,6 +57,8 @@ def test_jobs_are_forgotten_some_time_after_their_end(own: LocalAws) -> None:
 
     assert batch.client.list_jobs(jobQueue="shared", filters=filters)["jobSummaryList"] == []
     assert batch.state(waiting) == "RUNNING"
+    # what has run is not lost to whoever counts
+    assert [job["state"] for job in own.jobs() if job["id"] == job_id] == ["SUCCEEDED"]
     batch.client.terminate_job(jobId=waiting, reason="the test is over")
 
 

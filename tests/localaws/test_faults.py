@@ -11,7 +11,8 @@ from botocore.exceptions import ClientError, ConnectionClosedError, HTTPClientEr
 
 from localaws.faults import Fault, FaultPlan, FaultPlanError
 from localaws.process import LocalAws, LocalAwsError
-from tests.localaws.conftest import Emr
+from localaws.quotas import BATCH_QUOTAS, EMR_QUOTAS
+from tests.localaws.conftest import Emr, until
 
 ONCE = {"retries": {"total_max_attempts": 1, "mode": "standard"}}
 LIST = {"service": "emr", "operation": "ListClusters"}
@@ -267,6 +268,7 @@ def test_the_first_refusal_wins_and_delays_add_up() -> None:
         [
             {"kind": "delay", "seconds": 1},
             {"kind": "delay", "seconds": 2},
+            {"kind": "late_answer", "seconds": 4},
             {"kind": "error"},
             {"kind": "throttle"},
             {"kind": "listing_lag", "seconds": 9, "service": "emr"},
@@ -278,7 +280,7 @@ def test_the_first_refusal_wins_and_delays_add_up() -> None:
 
     assert verdict.refusal is not None
     assert verdict.refusal.kind == "error"
-    assert (verdict.delay, verdict.listing_lag, other.listing_lag) == (3, 9, 0)
+    assert (verdict.delay, verdict.late, verdict.listing_lag, other.listing_lag) == (3, 4, 9, 0)
 
 
 def test_a_plan_is_a_list() -> None:
@@ -290,3 +292,40 @@ def test_a_fault_without_a_share_strikes_always() -> None:
     fault = Fault.from_spec({"kind": "error", "share": None})
 
     assert all(fault.strikes() for _ in range(50))
+
+
+def test_a_late_answer_is_one_to_a_call_that_took_effect_at_once(aws: LocalAws, emr: Emr) -> None:
+    emr.client = aws.client("emr", **ONCE)
+    before = len(aws.clusters())
+    aws.set_faults(
+        [{"service": "emr", "operation": "RunJobFlow", "kind": "late_answer", "seconds": 1.5}]
+    )
+    began = time.monotonic()
+    asking = threading.Thread(target=emr.start)
+
+    asking.start()
+    until(lambda: len(aws.clusters()) == before + 1, "the cluster", timeout=1.2)
+    took_effect = time.monotonic() - began
+    asking.join()
+
+    assert took_effect < 1.5 <= time.monotonic() - began
+
+
+def test_the_quotas_let_a_burst_of_each_call_pass_and_all_together_25(
+    aws: LocalAws, once: Any
+) -> None:
+    aws.set_faults([*EMR_QUOTAS, *BATCH_QUOTAS])
+    cluster = "j-NONE"
+
+    def throttled(call: Any, number: int) -> int:
+        return sum(error_of(call)[1] == "ThrottlingException" for _ in range(number))
+
+    protect = throttled(
+        lambda: once.set_termination_protection(JobFlowIds=[cluster], TerminationProtected=True), 7
+    )
+    step = throttled(lambda: once.describe_step(ClusterId=cluster, StepId="s-NONE"), 12)
+    others = throttled(lambda: once.list_bootstrap_actions(ClusterId=cluster), 15)
+
+    assert 1 <= protect <= 2
+    assert 1 <= step <= 2
+    assert others >= 5
