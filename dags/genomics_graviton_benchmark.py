@@ -69,6 +69,7 @@ def genomics_graviton_benchmark() -> None:
             manifest_prefix="s3://{{ settings.bucket }}/benchmarks/manifests",
             name_key="sample",
             done_key="done_uri",
+            inline_item=True,
             pool="batch_submissions",
             map_index_template="{{ task.names[:3] | join(', ') }}",
         ).expand(items=items)

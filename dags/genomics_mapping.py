@@ -101,6 +101,7 @@ def genomics_mapping() -> None:
         manifest_prefix=MANIFESTS,
         name_key="sample",
         done_key="done_uri",
+        inline_item=True,
         pool="batch_submissions",
         map_index_template="{{ task.names[:3] | join(', ') }}",
     ).expand(items=claimed)
@@ -113,6 +114,7 @@ def genomics_mapping() -> None:
         manifest_prefix=MANIFESTS,
         name_key="output",
         done_key="done_uri",
+        inline_item=True,
         pool="batch_submissions",
     )
     report = MappingReportOperator(

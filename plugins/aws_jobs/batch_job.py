@@ -11,7 +11,7 @@ from aws_jobs.aws_errors import call_patiently, error_code
 from aws_jobs.s3_uri import split_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from aws_jobs.identity import RunKey
@@ -33,6 +33,11 @@ _LONGEST_NAME = 128
 
 # A manifest is written before the submission, and may be written again: seconds.
 _MANIFEST_BUDGET = 300.0
+# Of the 8,192 characters that ECS takes as overrides of a container's command and environment.
+# https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_TaskOverride.html
+_LONGEST_INLINE_ITEM = 4096
+# In a command Batch would put something else in their place.
+_NOT_IN_COMMANDS = ("Ref::", "$")
 
 
 def job_name(name: str, run_key: RunKey) -> str:
@@ -63,29 +68,42 @@ def terminate_job(batch: Any, job_id: str, reason: str) -> None:
 class Manifest:
     """The items of an array job: line N of an object in S3 is the item of index N.
 
+    :param s3: gives a client, where there is something to write.
     :param parameter: the job definition's parameter that takes the object's URI.
     :param prefix: URI below which it is written, with a name of the submission's own.
+    :param inline_item: hand over a single small item in the parameter itself.
     """
 
-    s3: Any
+    s3: Callable[[], Any]
     items: Sequence[Mapping[str, Any]]
     parameter: str
     prefix: str
+    inline_item: bool = False
 
-    def write(self, run_key: RunKey) -> str:
-        """Write the items, each with the ``attempt`` that this submission is, and return the URI.
+    def hand_over(self, run_key: RunKey) -> str:
+        """Return the parameter's value: the URI of the items, or the one item as a JSON object.
 
-        Attempts compare as text: that of a clear is later than that of a retry before it.
+        Each has the ``attempt`` that this submission is. Attempts compare as text: that of a clear
+        is later than that of a retry before it.
         """
         attempt = {"attempt": run_key.attempt}
         lines = [json.dumps({**item, **attempt}, sort_keys=True) for item in self.items]
-        uri = f"{self.prefix.rstrip('/')}/{run_key.digest}.jsonl"
+        if self.inline_item and len(lines) == 1 and _fits_a_command(lines[0]):
+            return lines[0]
+        return self._write(f"{self.prefix.rstrip('/')}/{run_key.digest}.jsonl", lines)
+
+    def _write(self, uri: str, lines: Sequence[str]) -> str:
         bucket, key = split_uri(uri)
+        body, s3 = "\n".join(lines).encode(), self.s3()
         call_patiently(
-            lambda: self.s3.put_object(Bucket=bucket, Key=key, Body="\n".join(lines).encode()),
-            budget=_MANIFEST_BUDGET,
+            lambda: s3.put_object(Bucket=bucket, Key=key, Body=body), budget=_MANIFEST_BUDGET
         )
         return uri
+
+
+def _fits_a_command(item: str) -> bool:
+    """Whether a parameter's value reaches the command of a job as it is."""
+    return len(item) <= _LONGEST_INLINE_ITEM and not any(each in item for each in _NOT_IN_COMMANDS)
 
 
 @dataclass(frozen=True)
@@ -116,7 +134,7 @@ class BatchJob:
             "tags": {**self.request.get("tags", {}), **self.tags, **run_key.tags},
         }
         if self.manifest is not None:
-            where = {self.manifest.parameter: self.manifest.write(run_key)}
+            where = {self.manifest.parameter: self.manifest.hand_over(run_key)}
             request["parameters"] = {**request.get("parameters", {}), **where}
             if len(self.manifest.items) > 1:
                 request["arrayProperties"] = {"size": len(self.manifest.items)}

@@ -240,14 +240,14 @@ def live_jobs(jobs: SampleJobs, s3: Any, queues: Iterable[str]) -> Iterator[Live
     ]
     manifests: dict[str, list[Mapping[str, Any]]] = {}
     for job in jobs.describe(ids).values():
-        uri = (job.get("parameters") or {}).get("manifest")
-        if not uri or not is_live(job) or not jobs.is_ours(job):
+        given = (job.get("parameters") or {}).get("manifest")
+        if not given or not is_live(job) or not jobs.is_ours(job):
             continue
-        if uri not in manifests:
-            manifests[uri] = _items(s3, uri)
+        if given not in manifests:
+            manifests[given] = _items(s3, given)
         for job_id, index in _parts(jobs.batch, job):
-            if index < len(manifests[uri]) and "sample" in manifests[uri][index]:
-                yield LiveJob({**job, "jobId": job_id}, manifests[uri][index])
+            if index < len(manifests[given]) and "sample" in manifests[given][index]:
+                yield LiveJob({**job, "jobId": job_id}, manifests[given][index])
 
 
 def _parts(batch: Any, job: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -273,9 +273,11 @@ def _listed(pages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [summary for page in pages for summary in page["jobSummaryList"]]
 
 
-def _items(s3: Any, uri: str) -> list[Mapping[str, Any]]:
-    """Read a manifest of items; one that is gone has none."""
-    bucket, key = split_uri(uri)
+def _items(s3: Any, given: str) -> list[Mapping[str, Any]]:
+    """Read a manifest of items, one that is gone has none; or the one item that was handed over."""
+    if given.startswith("{"):
+        return [json.loads(given)]
+    bucket, key = split_uri(given)
     try:
         answer = call_patiently(partial(s3.get_object, Bucket=bucket, Key=key), budget=_BUDGET)
     except Exception as error:

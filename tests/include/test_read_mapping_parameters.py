@@ -6,7 +6,13 @@ import pytest
 
 from tests.include.mapping_cases import load
 
-item, objects, parameters = (load(name) for name in ("item", "objects", "parameters"))
+exceptions, item, objects, parameters = (
+    load(name) for name in ("exceptions", "item", "objects", "parameters")
+)
+
+
+class NoStore:
+    """A job that is given its item itself asks for nothing."""
 
 
 def parsed(**given):
@@ -119,3 +125,12 @@ NO_KEYS = ["", "a b", "a\n", "-x", "a;b", "$(id)", "a\tb"]
 )
 def test_an_address_that_is_no_plain_one_is_refused(uri):
     assert not objects.URI.fullmatch(uri)
+
+
+def test_an_item_may_be_given_in_place_of_its_manifest():
+    assert item.read_line(NoStore(), '{"sample": "S1"}') == {"sample": "S1"}
+
+
+def test_an_item_that_is_cut_off_is_refused():
+    with pytest.raises(exceptions.InputDataError, match="the item is no JSON"):
+        item.read_line(NoStore(), '{"sample": "S1"')

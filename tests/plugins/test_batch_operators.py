@@ -369,6 +369,30 @@ def test_an_array_of_one_is_a_plain_job(batch: LocalAws, ti: TaskInstance) -> No
     assert ti.xcoms["attempts"][0]["name"] == "only"
 
 
+def test_a_single_item_may_be_handed_over_in_the_parameter_itself(
+    batch: LocalAws, ti: TaskInstance
+) -> None:
+    sees = """[ "$(echo "$1" | cut -c1)" = "{" ]"""
+
+    run(many(named("only"), sees, inline_item=True), ti)
+
+    (job,) = batch.client("batch").describe_jobs(jobs=_ids(batch, ti))["jobs"]
+    item = json.loads(job["parameters"]["manifest"])
+    assert item["name"] == "only"
+    assert item["attempt"].startswith("0000.0000")
+    assert batch.count("s3", "PutObject") == 0
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, "$(id)", "Ref::manifest"])
+def test_an_item_that_a_command_would_change_goes_by_the_manifest(
+    batch: LocalAws, ti: TaskInstance, value: str
+) -> None:
+    run(many([{"name": "only", "value": value}], "true", inline_item=True), ti)
+
+    (digest,) = {*_digests_by_age(batch, ti)}
+    assert _manifest(batch, f"manifests/{digest}.jsonl")[0]["value"] == value
+
+
 def test_bad_input_of_one_item_does_not_stop_the_others_nor_make_a_retry(
     batch: LocalAws, ti: TaskInstance
 ) -> None:

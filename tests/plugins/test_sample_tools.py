@@ -363,6 +363,20 @@ def test_orphan_jobs_and_parts_of_array_jobs(
     assert not is_ended(batch, f"{job_id}:0")
 
 
+def test_an_orphan_job_that_was_given_its_item_itself(
+    batch: LocalAws, table: SampleTable, tool: Tool
+) -> None:
+    item = json.dumps({"sample": "S1", "table": table.name, "owner": OWNER})
+    job_id = submit(batch, parameters={"manifest": item})
+    wait_until(batch, job_id, "RUNNING")
+    add(table, "S1", status=0, owner="local/genomics_mapping/later", claimed_at=now())
+
+    code, text = tool("reconcile")
+
+    assert code == 1
+    assert f"S1: orphan job: job {job_id} maps it for {OWNER}" in text
+
+
 def test_a_stale_claim_is_for_a_person_or_a_run_to_take(table: SampleTable, tool: Tool) -> None:
     long_ago = (datetime.now(UTC) - timedelta(days=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
     add(table, "S1", owner=OWNER, claimed_at=long_ago)

@@ -48,18 +48,26 @@ def attempt_key(attempt: Any) -> str:
 def read_line(store: ObjectStore, manifest: str) -> Any:
     """Read this array child's line of a manifest; a job that is no child takes the first.
 
+    A manifest that begins with a brace is the line itself.
+
     https://docs.aws.amazon.com/batch/latest/userguide/array_index_example.html
     """
+    if manifest.startswith("{"):
+        return _content(manifest, "the item")
     index = int(os.environ.get("AWS_BATCH_JOB_ARRAY_INDEX", "0"))
     line = next(itertools.islice(store.lines(manifest), index, None), None)
     if line is None:
         raise MissingInputError(f"{manifest} has no line {index}")
+    return _content(line, f"line {index} of {manifest}")
+
+
+def _content(line: str | bytes, what: str) -> dict[str, Any]:
     try:
         content = json.loads(line)
     except ValueError as error:
-        raise InputDataError(f"line {index} of {manifest} is no JSON: {error}") from error
+        raise InputDataError(f"{what} is no JSON: {error}") from error
     if not isinstance(content, dict):
-        raise InputDataError(f"line {index} of {manifest} is no object")
+        raise InputDataError(f"{what} is no object")
     return content
 
 

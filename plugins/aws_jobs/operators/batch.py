@@ -527,6 +527,8 @@ class BatchArrayOperator(BatchJobOperator):
         done, where Batch has forgotten its job.
     :param manifest_prefix: URI below which the manifests are written. (templated)
     :param manifest_parameter: the job definition's parameter that takes the manifest's URI.
+    :param inline_item: hand over a single item of up to 4 KB in that parameter itself, as a JSON
+        object: no call to S3 is made then, neither here nor in the job, which must take both.
     """
 
     template_fields: Sequence[str] = (
@@ -545,6 +547,7 @@ class BatchArrayOperator(BatchJobOperator):
         name_key: str,
         done_key: str | None = None,
         manifest_parameter: str = "manifest",
+        inline_item: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -553,6 +556,7 @@ class BatchArrayOperator(BatchJobOperator):
         self.name_key = name_key
         self.done_key = done_key
         self.manifest_parameter = manifest_parameter
+        self.inline_item = inline_item
 
     @cached_property
     def request(self) -> dict[str, Any]:
@@ -568,10 +572,11 @@ class BatchArrayOperator(BatchJobOperator):
         """Return what is submitted next, with the items that are left."""
         by_name = dict(zip(self.names, self.items, strict=True))
         manifest = Manifest(
-            s3=self.s3,
+            s3=lambda: self.s3,
             items=[by_name[name] for name in progress.pending],
             parameter=self.manifest_parameter,
             prefix=self.manifest_prefix,
+            inline_item=self.inline_item,
         )
         return replace(super().external_job(progress, tags), manifest=manifest)
 
