@@ -119,6 +119,8 @@ class Fault:
     refilled_at: float = 0.0
     random: random.Random = field(default_factory=random.Random)
     judged: dict[str, bool] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    """The subjects of strikes that are over at once."""
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> Fault:

@@ -68,7 +68,8 @@ def strike(life: ClusterLife, faults: FaultPlan) -> None:
                 life.strike(step, str(fault.spec.get("becomes") or FAILED), words)
     if cluster.state in (RUNNING, WAITING):
         loss = faults.striking("core_loss", cluster.id, life.age, **names)
-        if loss is not None:
+        if loss is not None and cluster.id not in loss.done:
+            loss.done.add(cluster.id)
             _lose_core_nodes(life, loss)
 
 
