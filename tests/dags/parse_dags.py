@@ -11,6 +11,7 @@ import json
 import socket
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,10 +36,16 @@ def loaded(names: tuple[str, ...]) -> list[str]:
     )
 
 
+def files_loaded_twice() -> list[str]:
+    """Return the files of which there are modules under several names."""
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    return sorted(path for path, count in Counter(filter(None, files)).items() if count > 1)
+
+
 def main(folder: Path) -> dict[str, Any]:
     """Parse the folder's files."""
     ensure_plugins_loaded()
-    after_plugins = loaded(("emr", "aws_jobs"))
+    loaded_again = files_loaded_twice()
     before = set(loaded(SLOW))
     socket.socket.connect = refuse  # type: ignore[method-assign]
     socket.socket.connect_ex = refuse  # type: ignore[method-assign]
@@ -55,7 +62,7 @@ def main(folder: Path) -> dict[str, Any]:
         "errors": errors,
         "seconds": seconds,
         "slow_modules": sorted(set(loaded(SLOW)) - before),
-        "modules_of_the_plugin_loader": after_plugins,
+        "files_loaded_twice": loaded_again,
     }
 
 
