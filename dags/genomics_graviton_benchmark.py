@@ -40,7 +40,7 @@ SIDES = ("graviton", "x86")
     doc_md=__doc__,
 )
 def genomics_graviton_benchmark() -> None:
-    @task
+    @task(multiple_outputs=False)
     def preflight(*, params: Any = None) -> dict[str, Any]:
         return mapping_run.preflight_benchmark(params)
 

@@ -52,7 +52,7 @@ COVERAGE_MATRIX = Asset("coverage_matrix")
     doc_md=__doc__,
 )
 def genomics_mapping() -> None:
-    @task
+    @task(multiple_outputs=False)
     def preflight(*, params: Any = None) -> dict[str, Any]:
         return mapping_run.preflight(params)
 
@@ -63,7 +63,7 @@ def genomics_mapping() -> None:
         return mapping_run.claim(checked, params, owner=mapping_run.owner_of(ti))
 
     # What the claim returns is known when it has succeeded, whatever became of the jobs.
-    @task(trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+    @task(multiple_outputs=False, trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
     def verify_outputs(claimed: list[list[dict[str, Any]]], *, ti: Any = None) -> dict[str, Any]:
         return mapping_run.verify(
             ti.xcom_pull("preflight"),
@@ -78,7 +78,7 @@ def genomics_mapping() -> None:
     ) -> list[dict[str, Any]]:
         return mapping_run.matrix_items(verified, params, owner=mapping_run.owner_of(ti))
 
-    @task(outlets=[COVERAGE_MATRIX])
+    @task(multiple_outputs=False, outlets=[COVERAGE_MATRIX])
     def publish(
         verified: dict[str, Any],
         request: list[dict[str, Any]],
