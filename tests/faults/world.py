@@ -1,0 +1,403 @@
+"""A whole Airflow that is struck from outside, and the audit of what each strike left.
+
+    run = world.begin("killed after the call", ["job"], strikes=[Strike(...)])
+    world.judge(run, submissions={"job": 1})
+
+Most cases begin many runs, which Airflow's parallelism queues, and then judge them one by one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from scripts.airflow_rest import AirflowRest, WaitedTooLongError
+from scripts.component import Identity, end_all
+from scripts.stack import Stack
+from tests.faults.external_jobs import ExternalJob, external_jobs
+from tests.faults.strikes import Plan, Strike
+from tests.faults.table import Row, write_rows
+
+#: In the order in which their chains are wired; a step has its cluster with it.
+KINDS = ("cluster", "step", "job", "array")
+#: The project's own DAG, ours only.
+MAPPING = "mapping"
+
+#: A task in another state than these goes on, or waits for something, or has lost its way.
+_TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+#: What a run may leave for so long: EMR and Batch end nothing at once.
+_SETTLING_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a run has left, by localaws' own account."""
+
+    state: str
+    """Of the run: ``success``, ``failed``, ``stuck`` where it has not ended in time."""
+    jobs: list[ExternalJob]
+    missed: list[Strike]
+    """Strikes whose point no process came to."""
+    stuck: dict[str, str | None]
+    """Tasks that have not ended, with their states."""
+    lost: list[str] = field(default_factory=list)
+    """Work that no job has done to its end, though the run has succeeded."""
+
+    @property
+    def leaked(self) -> list[ExternalJob]:
+        """What goes on, though its run has ended, and has not been told to end."""
+        return [job for job in self.jobs if job.is_left]
+
+    @property
+    def duplicates(self) -> list[ExternalJob]:
+        """What was made while an earlier job of its task had neither ended nor been told to."""
+        return [
+            later
+            for number, later in enumerate(self.jobs)
+            if any(later.doubles(earlier) for earlier in self.jobs[:number])
+        ]
+
+    @property
+    def submissions(self) -> dict[str, int]:
+        """How many external jobs each task has made."""
+        return dict(Counter(job.task for job in self.jobs))
+
+
+class FaultRun:
+    """One run of the suite's DAG.
+
+    :param work: folder where its jobs wait for leave to go on and note what they have done.
+    """
+
+    def __init__(
+        self,
+        world: FaultWorld,
+        case: str,
+        dag_id: str,
+        run_id: str,
+        kinds: Sequence[str],
+        plan: Plan,
+    ) -> None:
+        self.world = world
+        self.group = world.group
+        self.case = case
+        self.dag_id = dag_id
+        self.run_id = run_id
+        self.kinds = tuple(kinds)
+        self.plan = plan
+
+    @property
+    def state(self) -> str:
+        """Airflow's state of the run."""
+        return str(self.world.rest.run(self.dag_id, self.run_id)["state"])
+
+    @property
+    def task_states(self) -> dict[str, str | None]:
+        """Airflow's state of each task; a mapped one is named ``task[0]``."""
+        return self.world.rest.task_states(self.dag_id, self.run_id)
+
+    @property
+    def external_jobs(self) -> list[ExternalJob]:
+        """What it has made at AWS so far, the oldest first."""
+        return external_jobs(
+            self.world.all_clusters(), self.world.all_jobs(), self.dag_id, self.run_id
+        )
+
+    def external_job(self, kind: str) -> ExternalJob:
+        """Return the newest of a kind."""
+        return [job for job in self.external_jobs if job.kind == kind][-1]
+
+    def wait_task(self, task_id: str, *states: str, timeout: float = 120) -> dict[str, Any]:
+        """Wait until a task is in one of these states (default: it has ended) and give it."""
+        return self.world.rest.wait_for_task(
+            self.dag_id, self.run_id, task_id, states or _TASK_ENDED, timeout
+        )
+
+    def until(self, condition: Callable[[], bool], timeout: float = 120) -> None:
+        """Wait until something is so."""
+        give_up = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < give_up, (
+                f"{self.run_id}: not so in {timeout} s; tasks {self.task_states}, "
+                f"external jobs {self.external_jobs}"
+            )
+            time.sleep(0.1)
+
+    def wait_until_held(self, timeout: float = 120) -> None:
+        """Wait until all its HOLD strikes have struck."""
+        self.plan.wait_until_held(timeout)
+
+    def let_go(self) -> None:
+        """Let the processes that stand still go on."""
+        self.plan.let_go()
+
+    def let_work_end(self) -> None:
+        """Let the external jobs end that were begun with ``waits=True``."""
+        (self.work / "go").touch()
+
+    @property
+    def work(self) -> Path:
+        return self.world.work / self.run_id
+
+    def end(self, timeout: float = 300) -> Audit:
+        """Wait for the run's end and for what it left to settle, and audit it.
+
+        A run that does not end in time is marked failed, so that it does not disturb the others.
+        """
+        self.let_work_end()
+        try:
+            run = self.world.rest.wait_for_run(self.dag_id, self.run_id, timeout)
+            state, ended = str(run["state"]), datetime.fromisoformat(run["end_date"]).timestamp()
+        except WaitedTooLongError:
+            state, ended = "stuck", time.time()
+        stuck = {task: now for task, now in self.task_states.items() if _is_stuck(now, state)}
+        while any(job.is_left for job in self.external_jobs):
+            if time.time() > ended + _SETTLING_SECONDS:
+                break
+            time.sleep(0.5)
+        audit = Audit(
+            state,
+            self.external_jobs,
+            self.plan.missed(),
+            stuck,
+            self._lost() if state == "success" else [],
+        )
+        if state == "stuck":
+            self.world.rest.mark_run(self.dag_id, self.run_id, "failed")
+        return audit
+
+    def _lost(self) -> list[str]:
+        """Name the items that no job has worked on to its end."""
+        items = {"step": ["step"], "job": ["job"], "array": [f"array.{n}" for n in range(3)]}
+        return [
+            item
+            for kind in self.kinds
+            for item in items.get(kind, [])
+            if not (self.work / f"{item}.done").exists()
+        ]
+
+
+def _is_stuck(task_state: str | None, run_state: str) -> bool:
+    if run_state == "stuck":
+        return task_state not in _TASK_ENDED
+    # Of a run that was marked, tasks that never began have no state.
+    return task_state is not None and task_state not in _TASK_ENDED
+
+
+class FaultWorld:
+    """The stack, with AWS behind it, and what can be done to both.
+
+    :param stack: a started one, whose task processes have ``inject`` on their path.
+    :param operators: ``ours`` or ``stock``: whose run, and whether the audit is asserted.
+    :param plans: folder of the plans, known to the task processes.
+    :param work: folder that the external jobs know.
+    :param rows: takes a row of the table for each judged kind of each case.
+    """
+
+    def __init__(
+        self, stack: Stack, operators: str, plans: Path, work: Path, rows: list[Row]
+    ) -> None:
+        self.stack = stack
+        self.operators = operators
+        self.plans = plans
+        self.work = work
+        self.rows = rows
+        self.group = ""
+        self.under_way: list[FaultRun] = []
+        self._numbers = itertools.count(1)
+        self._orphans: list[Identity] = []
+
+    @property
+    def rest(self) -> AirflowRest:
+        """Airflow's REST API."""
+        return self.stack.rest
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether our operators run, which are held to what they promise."""
+        return self.operators == "ours"
+
+    @cached_property
+    def emr(self) -> Any:
+        """boto3's EMR."""
+        return self.stack.client("emr")
+
+    @cached_property
+    def batch(self) -> Any:
+        """boto3's Batch."""
+        return self.stack.client("batch")
+
+    # Runs
+
+    def begin(
+        self, case: str, kinds: Sequence[str], *, strikes: Sequence[Strike] = (), **conf: Any
+    ) -> FaultRun:
+        """Start a run with these kinds of external jobs; nothing is waited for.
+
+        :param case: says in words what happens: a row of the table, with each kind.
+        :param kinds: of :data:`KINDS`, or ``["mapping"]`` alone.
+        :param strikes: what is done to its task processes.
+        :param conf: the DAG's parameters (``tests/faults/dags``): ``seconds`` that each job runs,
+            ``waits`` (jobs run on until :meth:`FaultRun.let_work_end`), ``failing_tries``,
+            ``protected`` (the cluster). Of ``mapping`` the DAG's own.
+        """
+        dag_id = self.dag_id(kinds)
+        return self.begin_dag(case, dag_id, kinds, strikes=strikes, **conf)
+
+    def begin_dag(
+        self,
+        case: str,
+        dag_id: str,
+        kinds: Sequence[str],
+        *,
+        strikes: Sequence[Strike] = (),
+        **conf: Any,
+    ) -> FaultRun:
+        """Start a run of another DAG than the suite's, of which only some cases need one."""
+        run_id = f"f{next(self._numbers):03}-{_slug(case)}"
+        plan = Plan(self.plans / run_id, strikes)
+        run = FaultRun(self, case, dag_id, run_id, kinds, plan)
+        run.work.mkdir(parents=True)
+        if not conf.pop("waits", False):
+            run.let_work_end()
+        own = {} if list(kinds) == [MAPPING] else {"work": str(run.work)}
+        self.rest.trigger(dag_id, conf=own | conf, run_id=run_id)
+        self.under_way.append(run)
+        return run
+
+    def dag_id(self, kinds: Sequence[str]) -> str:
+        """Return the DAG that has just these kinds; a step brings its cluster."""
+        if list(kinds) == [MAPPING]:
+            return "genomics_mapping"
+        unknown = set(kinds) - set(KINDS)
+        assert not unknown, f"{unknown} are not of {KINDS}"
+        wanted = {*kinds, *(["cluster"] if "step" in kinds else [])}
+        return "-".join([f"faults_{self.operators}", *(kind for kind in KINDS if kind in wanted)])
+
+    def judge(
+        self,
+        run: FaultRun,
+        *,
+        states: Collection[str] = ("success",),
+        submissions: Mapping[str, int] | None = None,
+        timeout: float = 300,
+    ) -> Audit:
+        """Wait for a run's end, note its rows, and hold our operators to their promises.
+
+        :param states: in which the run may end.
+        :param submissions: how many external jobs each of these tasks has made, exactly.
+        """
+        audit = run.end(timeout)
+        self.under_way = [each for each in self.under_way if each is not run]
+        rows = [Row.of(run.group, run.case, kind, self.operators, audit) for kind in run.kinds]
+        self.rows.extend(rows)
+        write_rows(self.operators, rows)
+        self._end(audit.leaked)
+        if self.is_ours:
+            told = {
+                "leaked": audit.leaked,
+                "made twice": audit.duplicates,
+                "lost": audit.lost,
+                "stuck": audit.stuck,
+                "never struck": audit.missed,
+            }
+            wrong = {what: found for what, found in told.items() if found}
+            assert not wrong, f"{run.run_id} ({audit.state}): {wrong}; jobs: {audit.jobs}"
+            assert audit.state in states, f"{run.run_id}: {audit.state}, tasks {run.task_states}"
+            for task, number in (submissions or {}).items():
+                assert audit.submissions.get(task, 0) == number, f"{run.run_id}: {audit.jobs}"
+        return audit
+
+    def _end(self, jobs: list[ExternalJob]) -> None:
+        """End what a run has leaked, which would take the others' room."""
+        for job in jobs:
+            if job.kind == "cluster":
+                self.emr.set_termination_protection(JobFlowIds=[job.id], TerminationProtected=False)
+                self.emr.terminate_job_flows(JobFlowIds=[job.id])
+            elif job.kind != "step":
+                self.batch.terminate_job(jobId=job.id, reason="it was leaked")
+
+    def unpause(self, dag_ids: Collection[str]) -> None:
+        """Wait for DAGs and let their runs begin."""
+        self.rest.wait_for_dags(dag_ids)
+        for dag_id in dag_ids:
+            self.rest.set_paused(dag_id, False)
+
+    # AWS
+
+    def set_faults(self, faults: list[dict[str, Any]]) -> None:
+        """Put a fault plan in force (``localaws.faults``); an empty one ends the faults."""
+        self._localaws("PUT", "faults", faults)
+
+    def calls(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return the calls so far: ``{"emr": {"RunJobFlow": {"200": 1}}}``."""
+        return dict(self._localaws("GET", "calls"))
+
+    def all_clusters(self) -> list[dict[str, Any]]:
+        """Return every cluster that there ever was."""
+        return list(self._localaws("GET", "emr/clusters"))
+
+    def all_jobs(self) -> list[dict[str, Any]]:
+        """Return every Batch job that there ever was, and each child of an array."""
+        return list(self._localaws("GET", "batch/jobs"))
+
+    def _localaws(self, method: str, path: str, body: Any = None) -> Any:
+        url = f"{self.stack.localaws_url}/localaws/{path}"
+        return (
+            httpx.request(method, url, json=body, timeout=30, trust_env=False)
+            .raise_for_status()
+            .json()
+        )
+
+    # Airflow's components
+
+    def kill(
+        self, component: str, number: signal.Signals = signal.SIGKILL, *, alone: bool = False
+    ) -> None:
+        """Send a component a signal, and wait until it is gone.
+
+        :param component: ``scheduler``, ``triggerer``, ``dag-processor`` or ``api-server``.
+        :param alone: its first process only, as the system's OOM killer does; else all that it has
+            started too, as a lost host does. The scheduler's tasks are its children.
+        """
+        process = self.stack.processes[component]
+        if not alone:
+            process.signal(number)
+        else:
+            self._orphans.append(process.identity)
+            os.kill(process.pid, number)
+        give_up = time.monotonic() + 60
+        while process.is_alive():
+            assert time.monotonic() < give_up, f"{component} did not end: {process.tail()}"
+            time.sleep(0.05)
+
+    def restart(self, component: str, *, wait: bool = True) -> None:
+        """Start a component that was killed; what it left alone goes on beside it.
+
+        :param wait: until it is healthy.
+        """
+        self.stack.processes[component].start()
+        if wait:
+            self.stack.wait_healthy()
+
+    def end_orphans(self) -> None:
+        """End what killed components have left behind."""
+        end_all(self._orphans, patience=0)
+        self._orphans.clear()
+
+
+def _slug(case: str) -> str:
+    """Make a run id of a sentence: it goes into the names of jobs."""
+    return re.sub(r"[^a-z0-9]+", "-", case.lower()).strip("-")[:50].strip("-")
