@@ -45,7 +45,8 @@ kind            ``cluster_failure``: the cluster ends by itself: in ``state`` (S
                 (INSTANCE_FAILURE). ``core_loss``: ``nodes`` of its core nodes on spot (all)
                 are reclaimed while it runs or waits. Without any core node left EMR ends the
                 cluster; with some left its running steps fail and it goes on. ``step_failure``: a
-                running step ends as ``becomes``: FAILED, CANCELLED or INTERRUPTED (FAILED)
+                running step ends as ``becomes``: FAILED, CANCELLED or INTERRUPTED (FAILED).
+                ``slow_start``: a cluster is STARTING for ``seconds`` longer
 =============== ================================================================================
 """
 
@@ -63,7 +64,7 @@ CALL_KINDS = ("throttle", "error", "lost_answer", "late_answer", "delay", "listi
 #: Kinds that strike Batch jobs, whoever calls what.
 JOB_KINDS = ("spot_loss", "out_of_memory", "pull_error", "stuck", "vanish")
 #: Kinds that strike clusters and steps.
-CLUSTER_KINDS = ("cluster_failure", "core_loss", "step_failure")
+CLUSTER_KINDS = ("cluster_failure", "core_loss", "step_failure", "slow_start")
 KINDS = CALL_KINDS + JOB_KINDS + CLUSTER_KINDS
 #: Kinds that answer in place of the service; the first one that strikes wins.
 REFUSALS = ("throttle", "error", "reset")

@@ -7,6 +7,7 @@ processes awaited and logs stored without it.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -149,7 +150,7 @@ class ClusterLife:
 
     def _start_up(self) -> None:
         settings = self._machinery.settings
-        self._sleep(settings.emr_starting)
+        self._sleep(settings.emr_starting + self._slowness())
         with self._changed:
             if self._ending:
                 return
@@ -159,6 +160,12 @@ class ClusterLife:
             if self._ending is None:
                 self._bootstrap(number, action["ScriptBootstrapAction"])
         self._sleep(settings.emr_bootstrapping - (time.monotonic() - began))
+
+    def _slowness(self) -> float:
+        fault = self._machinery.faults.striking(
+            "slow_start", self.cluster.id, math.inf, cluster=self.cluster.name
+        )
+        return fault.seconds if fault else 0.0
 
     def _sleep(self, seconds: float) -> None:
         with self._changed:

@@ -57,6 +57,18 @@ def test_a_cluster_that_fails_takes_its_steps_with_it(emr: Emr) -> None:
     assert emr.step_state(cluster, waiting) == "CANCELLED"
 
 
+def test_a_cluster_takes_longer_to_start(emr: Emr) -> None:
+    emr.aws.set_faults([{"kind": "slow_start", "cluster": "slow", "seconds": 60}])
+    slow, other = emr.start(Name="slow"), emr.start(Name="other")
+
+    emr.await_state(other, "WAITING")
+    still = emr.state(slow)
+    emr.client.terminate_job_flows(JobFlowIds=[slow])
+
+    assert still == "STARTING"
+    emr.await_state(slow, "TERMINATED")
+
+
 def test_a_failure_counts_clusters(emr: Emr) -> None:
     emr.aws.set_faults([{"kind": "cluster_failure", "cluster": "one-of-*", "count": 1}])
 
