@@ -38,10 +38,10 @@ Others strike EMR's clusters and steps, each once or not at all:
 
 =============== ================================================================================
 cluster, step   names that it strikes, patterns with ``*`` (all)
+state           in which it strikes a cluster: STARTING, BOOTSTRAPPING, RUNNING or WAITING (any)
 seconds         how long a cluster has been in its state, or a step has run, before it strikes (0)
 reason          the message of StateChangeReason (EMR's own words for the code)
-kind            ``cluster_failure``: the cluster ends by itself: in ``state`` (STARTING,
-                BOOTSTRAPPING, RUNNING or WAITING; in any of them) with ``code``
+kind            ``cluster_failure``: the cluster ends by itself, with ``code``
                 (INSTANCE_FAILURE). ``core_loss``: ``nodes`` of its core nodes on spot (all)
                 are reclaimed while it runs or waits. Without any core node left EMR ends the
                 cluster; with some left its running steps fail and it goes on. ``step_failure``: a
@@ -89,6 +89,7 @@ _WHOLE = ("count", "skip", "status", "burst", "seed", "nodes")
 _CHOICES = {
     # https://docs.aws.amazon.com/emr/latest/APIReference/API_ClusterStatus.html
     ("cluster_failure", "state"): ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"),
+    ("core_loss", "state"): ("RUNNING", "WAITING"),
     # https://docs.aws.amazon.com/emr/latest/APIReference/API_ClusterStateChangeReason.html
     ("cluster_failure", "code"): (
         "INTERNAL_ERROR",

@@ -55,7 +55,8 @@ def strike(life: ClusterLife, faults: FaultPlan) -> None:
     if life.is_ending or cluster.has_ended:
         return
     names = {"cluster": cluster.name}
-    failure = faults.striking("cluster_failure", cluster.id, life.age, state=cluster.state, **names)
+    here = {**names, "state": cluster.state}
+    failure = faults.striking("cluster_failure", cluster.id, life.age, **here)
     if failure is not None:
         life.end(_failure(failure))
         return
@@ -67,7 +68,7 @@ def strike(life: ClusterLife, faults: FaultPlan) -> None:
                 words = str(fault.spec.get("reason") or "localaws: a failure of the fault plan")
                 life.strike(step, str(fault.spec.get("becomes") or FAILED), words)
     if cluster.state in (RUNNING, WAITING):
-        loss = faults.striking("core_loss", cluster.id, life.age, **names)
+        loss = faults.striking("core_loss", cluster.id, life.age, **here)
         if loss is not None and cluster.id not in loss.done:
             loss.done.add(cluster.id)
             _lose_core_nodes(life, loss)
