@@ -10,6 +10,10 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
+# What the stock operators need to wait in the triggerer, laid over the tools' environment where they
+# are compared with ours; aiobotocore holds the SDK below it back.
+STOCK = "requirements-stock"
+HELD_BACK = {"boto3", "botocore"}
 NAMES = [
     "requirements",
     "requirements-local",
@@ -17,6 +21,7 @@ NAMES = [
     "requirements-spark",
     "requirements-genomics",
     "requirements-uv",
+    STOCK,
 ]
 # What the mapping jobs' image installs: versions of this machine's, so no reasons of its own.
 IMAGE = "include/genomics/requirements"
@@ -92,7 +97,8 @@ def test_a_package_has_the_same_version_in_every_file():
     seen: dict[str, set[str]] = {}
     for name in [*NAMES, IMAGE]:
         for package, number in pinned(name).items():
-            seen.setdefault(package, set()).add(number)
+            if name != STOCK or package not in HELD_BACK:
+                seen.setdefault(package, set()).add(number)
 
     assert {package: numbers for package, numbers in seen.items() if len(numbers) > 1} == {}
 
