@@ -1,0 +1,455 @@
+"""What people do to runs: mark, clear, pause, delete, stop a backfill, deploy; and do nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import sqlalchemy
+
+from scripts.airflow_rest import AirflowRestError
+from tests.faults.cases import Case, Outcomes, each_of, outcomes_of
+from tests.faults.dags.fault_requests import ARRAY_SIZE
+from tests.faults.strikes import Plan, Strike
+from tests.faults.world import FaultRun, FaultWorld
+
+GROUP = "People"
+
+outcomes = outcomes_of(GROUP)
+
+Happens = Callable[[FaultRun], None]
+
+ALL = ("cluster", "step", "job", "array")
+TASKS = ("step", "job", "array_job")
+WAITS = {"waits": True}
+#: Keeps the task that starts the cluster waiting.
+STARTS_SLOWLY = [{"kind": "slow_start", "seconds": 25, "count": 1}]
+
+ONCE = {"create_cluster": 1, "step": 1, "job": 1, "array_job": 1}
+TWICE = dict.fromkeys(ONCE, 2)
+ONE_CLUSTER, TWO_CLUSTERS = {"create_cluster": 1}, {"create_cluster": 2}
+
+
+def held(*tasks: str, at: str) -> list[Strike]:
+    """Return strikes that keep the processes of these tasks where they are."""
+    return [Strike(at, "HOLD", task) for task in tasks]
+
+
+def once(state: str, tasks: Sequence[str], act: Happens) -> Happens:
+    """Act once all these tasks are in a state."""
+
+    def happens(run: FaultRun) -> None:
+        for task in tasks:
+            run.wait_task(task, state)
+        act(run)
+
+    return happens
+
+
+def once_held(act: Happens) -> Happens:
+    """Act once the processes stand still that are to."""
+
+    def happens(run: FaultRun) -> None:
+        run.wait_until_held()
+        act(run)
+
+    return happens
+
+
+def once_ended(act: Happens) -> Happens:
+    """Act once the run has ended."""
+
+    def happens(run: FaultRun) -> None:
+        run.until(lambda: run.state in ("success", "failed"), 240)
+        act(run)
+
+    return happens
+
+
+def mark(state: str, *tasks: str) -> Happens:
+    """Mark tasks, as a person does in the UI."""
+
+    def act(run: FaultRun) -> None:
+        for task in tasks:
+            run.world.rest.mark_task(run.dag_id, run.run_id, task, state)
+
+    return act
+
+
+def done_by_hand(act: Happens) -> Happens:
+    """Do what follows, which says that the work is done: it is then not missed."""
+
+    def happens(run: FaultRun) -> None:
+        for item in ("step", "job", *(f"array.{number}" for number in range(ARRAY_SIZE))):
+            (run.work / f"{item}.done").touch()
+        act(run)
+
+    return happens
+
+
+def clear(*tasks: str) -> Happens:
+    """Clear tasks, as a person does in the UI."""
+    return lambda run: void(run.world.rest.clear(run.dag_id, run.run_id, tasks))
+
+
+def clear_run(run: FaultRun) -> None:
+    """Clear all tasks of a run."""
+    path = f"/dags/{run.dag_id}/dagRuns/{quote(run.run_id, safe='')}/clear"
+    run.world.rest.call("POST", path, {"dry_run": False})
+
+
+def mark_run(state: str) -> Happens:
+    """Mark a run."""
+    return lambda run: run.world.rest.mark_run(run.dag_id, run.run_id, state)
+
+
+def void(_: object) -> None:
+    """Forget an answer."""
+
+
+def clear_three_times(run: FaultRun) -> None:
+    """Clear tasks, and clear them again in whatever state the new try is."""
+    for _ in range(3):
+        clear(*TASKS)(run)
+
+
+DEFERRED = [
+    Case(
+        "deferred tasks are marked failed",
+        ALL,
+        happens=once("deferred", TASKS, mark("failed", *TASKS)),
+        states=("failed",),
+        submissions=ONCE,
+        conf=WAITS,
+    ),
+    Case(
+        "deferred tasks are marked success",
+        ALL,
+        happens=once("deferred", TASKS, done_by_hand(mark("success", *TASKS))),
+        submissions=ONCE,
+        conf=WAITS,
+    ),
+    Case(
+        "deferred tasks are cleared",
+        ALL,
+        happens=once("deferred", TASKS, clear(*TASKS)),
+        submissions=TWICE,
+        conf=WAITS,
+    ),
+    Case(
+        "deferred tasks are cleared three times in a row",
+        ALL,
+        happens=once("deferred", TASKS, clear_three_times),
+        conf=WAITS,
+    ),
+    Case(
+        "the starting cluster is marked failed",
+        ["cluster"],
+        STARTS_SLOWLY,
+        happens=once("deferred", ["create_cluster"], mark("failed", "create_cluster")),
+        states=("failed",),
+        submissions=ONE_CLUSTER,
+    ),
+    # nobody hands over its id: the teardown says so
+    Case(
+        "the starting cluster is marked success",
+        ["cluster"],
+        STARTS_SLOWLY,
+        happens=once("deferred", ["create_cluster"], mark("success", "create_cluster")),
+        states=("failed",),
+        submissions=ONE_CLUSTER,
+    ),
+    Case(
+        "the starting cluster is cleared",
+        ["cluster"],
+        STARTS_SLOWLY,
+        happens=once("deferred", ["create_cluster"], clear("create_cluster")),
+        submissions=TWO_CLUSTERS,
+    ),
+    Case(
+        "another task of the run is cleared",
+        ALL,
+        happens=once("deferred", TASKS, clear("job")),
+        submissions={**ONCE, "job": 2},
+        conf=WAITS,
+    ),
+    # its cluster goes with it: the step says so, or is sent to the new one
+    Case(
+        "the setup is cleared while its step waits",
+        ["cluster", "step"],
+        happens=once("deferred", ["step"], clear("create_cluster")),
+        states=("success", "failed"),
+        submissions=TWO_CLUSTERS,
+        conf=WAITS,
+    ),
+]
+
+RUNS = [
+    Case(
+        "the run is marked failed while its tasks wait",
+        ALL,
+        happens=once("deferred", TASKS, mark_run("failed")),
+        states=("failed", "success"),
+        submissions=ONCE,
+        conf=WAITS,
+    ),
+    Case(
+        "the run is marked success while its tasks wait",
+        ALL,
+        happens=once("deferred", TASKS, done_by_hand(mark_run("success"))),
+        states=("failed", "success"),
+        submissions=ONCE,
+        conf=WAITS,
+    ),
+    Case(
+        "the run is cleared while its tasks wait",
+        ALL,
+        happens=once("deferred", TASKS, clear_run),
+        submissions=TWICE,
+        conf=WAITS,
+    ),
+    Case(
+        "the run is marked failed while its cluster starts",
+        ["cluster"],
+        STARTS_SLOWLY,
+        happens=once("deferred", ["create_cluster"], mark_run("failed")),
+        states=("failed",),
+        submissions=ONE_CLUSTER,
+    ),
+]
+
+RUNNING = [
+    Case(
+        "running tasks are marked failed",
+        ALL,
+        strikes=held(*TASKS, at="defer"),
+        happens=once_held(mark("failed", *TASKS)),
+        states=("failed",),
+        submissions=ONCE,
+        conf=WAITS,
+    ),
+    Case(
+        "running tasks are marked success",
+        ALL,
+        strikes=held(*TASKS, at="defer"),
+        happens=once_held(done_by_hand(mark("success", *TASKS))),
+        submissions=ONCE,
+        conf=WAITS,
+    ),
+    Case(
+        "running tasks are cleared",
+        ALL,
+        strikes=held(*TASKS, at="defer"),
+        happens=once_held(clear(*TASKS)),
+        submissions=TWICE,
+        conf=WAITS,
+    ),
+    Case(
+        "tasks that have submitted nothing yet are cleared",
+        ALL,
+        strikes=held(*TASKS, at="start"),
+        happens=once_held(clear(*TASKS)),
+        submissions={"create_cluster": 2, "step": 1, "job": 1, "array_job": 1},
+        conf=WAITS,
+    ),
+    Case(
+        "the run is marked failed while its tasks run",
+        ALL,
+        strikes=held(*TASKS, at="defer"),
+        happens=once_held(mark_run("failed")),
+        states=("failed", "success"),
+        submissions=ONCE,
+        conf=WAITS,
+    ),
+    Case(
+        "the task that starts the cluster is marked failed",
+        ["cluster"],
+        STARTS_SLOWLY,
+        strikes=held("create_cluster", at="defer"),
+        happens=once_held(mark("failed", "create_cluster")),
+        states=("failed",),
+        submissions=ONE_CLUSTER,
+    ),
+    Case(
+        "the task that starts the cluster is cleared",
+        ["cluster"],
+        STARTS_SLOWLY,
+        strikes=held("create_cluster", at="defer"),
+        happens=once_held(clear("create_cluster")),
+        submissions=TWO_CLUSTERS,
+    ),
+]
+
+ENDED = [
+    Case(
+        "tasks that have succeeded are cleared",
+        ALL,
+        happens=once_ended(clear(*TASKS)),
+        submissions=TWICE,
+    ),
+    Case(
+        "tasks that have succeeded are marked failed",
+        ALL,
+        happens=once_ended(mark("failed", *TASKS)),
+        states=("success", "failed"),
+        submissions=ONCE,
+    ),
+    Case(
+        "a run that has succeeded is cleared",
+        ALL,
+        happens=once_ended(clear_run),
+        submissions=TWICE,
+    ),
+    Case(
+        "tasks that have failed are cleared",
+        ALL,
+        happens=once_ended(clear(*TASKS)),
+        submissions={"create_cluster": 2, "step": 4, "job": 4, "array_job": 4},
+        conf={"failing_tries": 3},
+    ),
+    Case(
+        "tasks that have failed are marked success",
+        ALL,
+        happens=once_ended(done_by_hand(mark("success", *TASKS))),
+        states=("success", "failed"),
+        submissions={"create_cluster": 1, "step": 3, "job": 3, "array_job": 3},
+        conf={"failing_tries": 9},
+    ),
+]
+
+
+@each_of([*DEFERRED, *RUNS, *RUNNING, *ENDED])
+def test_people(case: Case, outcomes: Outcomes) -> None:
+    outcomes.check(case)
+
+
+def test_people_act_while_no_triggerer_lives(world: FaultWorld) -> None:
+    begin = lambda words: world.begin(f"no triggerer, and {words}", ALL, waits=True)  # noqa: E731
+    acts: dict[str, Happens] = {
+        "tasks are cleared": clear(*TASKS),
+        "tasks are marked failed": mark("failed", *TASKS),
+        "the run is cleared": clear_run,
+    }
+    runs = {words: begin(words) for words in acts}
+    for run in runs.values():
+        for task in TASKS:
+            run.wait_task(task, "deferred")
+
+    world.kill("triggerer", signal.SIGKILL)
+    for words, act in acts.items():
+        act(runs[words])
+    world.restart("triggerer")
+
+    world.judge(runs["tasks are cleared"], submissions=TWICE)
+    world.judge(runs["tasks are marked failed"], states=("failed",), submissions=ONCE)
+    world.judge(runs["the run is cleared"], submissions=TWICE)
+
+
+def test_the_dag_is_paused_while_its_tasks_wait(world: FaultWorld) -> None:
+    run = world.begin("the DAG is paused while its jobs end", ALL, waits=True)
+    for task in TASKS:
+        run.wait_task(task, "deferred")
+
+    world.rest.set_paused(run.dag_id, True)
+    try:
+        run.let_work_end()
+        run.until(lambda: all(job.ended for job in run.external_jobs if job.kind != "cluster"))
+    finally:
+        world.rest.set_paused(run.dag_id, False)
+
+    world.judge(run, submissions=ONCE)
+
+
+def test_a_run_is_deleted(world: FaultWorld) -> None:
+    run = world.begin("a run is deleted, and made again", ALL, waits=True)
+    for task in TASKS:
+        run.wait_task(task, "deferred")
+
+    with pytest.raises(AirflowRestError, match="409"):
+        world.rest.delete_run(run.dag_id, run.run_id)
+    run.let_work_end()
+    run.until(lambda: run.state == "success")
+    world.rest.delete_run(run.dag_id, run.run_id)
+    world.rest.trigger(run.dag_id, conf={"work": str(run.work)}, run_id=run.run_id)
+
+    world.judge(run, submissions=TWICE)
+
+
+def test_a_backfill_is_stopped(world: FaultWorld) -> None:
+    dag_id = f"faults_{world.operators}_daily"
+    world.rest.wait_for_dags([dag_id])
+    world.rest.set_paused(dag_id, False)
+    backfill = world.rest.backfill(
+        dag_id, "2013-01-01", "2013-01-02", max_active_runs=1, conf={"work": str(world.work)}
+    )
+    runs = [
+        FaultRun(
+            world,
+            f"a backfill is stopped: {what}",
+            dag_id,
+            run["dag_run_id"],
+            ["cluster", "step"],
+            plan,
+        )
+        for what, run, plan in zip(
+            ("the run under way", "the queued run"),
+            world.rest.runs(dag_id),
+            (Plan(world.plans / f"backfill-{number}", ()) for number in range(2)),
+            strict=True,
+        )
+    ]
+    for run in runs:
+        run.work.mkdir()
+    under_way, queued = runs
+    under_way.wait_task("step", "deferred")
+
+    world.rest.call("PUT", f"/backfills/{backfill}/cancel")
+
+    world.judge(under_way, submissions={"create_cluster": 1, "step": 1})
+    world.judge(queued, states=("failed",), submissions={"create_cluster": 0, "step": 0})
+
+
+def test_a_deferral_times_out(world: FaultWorld) -> None:
+    """Airflow then fails the task without asking its trigger, whose own budgets are shorter."""
+    run = world.begin("a deferral times out", ALL, waits=True)
+    for task in TASKS:
+        run.wait_task(task, "deferred")
+
+    engine = sqlalchemy.create_engine(
+        world.stack.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], poolclass=sqlalchemy.NullPool
+    )
+    with engine.begin() as database:
+        late = "UPDATE task_instance SET trigger_timeout = now() WHERE run_id = :run"
+        done = database.execute(
+            sqlalchemy.text(f"{late} AND state = 'deferred'"), {"run": run.run_id}
+        )
+    assert done.rowcount == len(TASKS)
+    run.until(lambda: run.world.rest.task(run.dag_id, run.run_id, "job")["try_number"] == 2)
+
+    world.judge(run, submissions={"create_cluster": 1, "step": 2, "job": 2, "array_job": 2})
+
+
+def test_a_changed_dag_is_deployed_while_tasks_wait(world: FaultWorld) -> None:
+    dag_id = f"faults_{world.operators}_deployed"
+    world.rest.wait_for_dags([dag_id])
+    world.rest.set_paused(dag_id, False)
+    run = world.begin_dag(
+        "a changed DAG is deployed", dag_id, ["cluster", "step", "job"], waits=True
+    )
+    for task in ("step", "job"):
+        run.wait_task(task, "deferred")
+
+    (world.plans / "deployed").write_text("2")
+    os.utime(Path(__file__).parent / "dags" / "faults_people.py")
+    run.until(lambda: "notify" in _task_ids(world, dag_id))
+
+    world.judge(run, submissions={"create_cluster": 1, "step": 1, "job": 1})
+
+
+def _task_ids(world: FaultWorld, dag_id: str) -> set[str]:
+    tasks = world.rest.call("GET", f"/dags/{dag_id}/tasks")["tasks"]
+    return {task["task_id"] for task in tasks}
