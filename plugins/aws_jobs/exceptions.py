@@ -5,6 +5,7 @@ AwsJobsError
 ├── InvalidRequestError       a request that AWS would refuse, or that would cost money for nothing
 ├── InputError                the data of a run is missing or unusable
 ├── OutputError               what a run wrote does not add up
+├── HousekeepingError         what lives at AWS could not all be looked at, or ended
 ├── UnknownOutcomeError       nobody can tell yet whether a submission took effect
 └── ExternalJobError          a cluster, step or job ended otherwise than it should
 
@@ -49,6 +50,10 @@ class InputError(_ProblemsError, AirflowFailException):
 
 class OutputError(_ProblemsError, AirflowFailException):
     """What a run has written is not what it should be; another try would find the same."""
+
+
+class HousekeepingError(_ProblemsError):
+    """Not all that lives at AWS could be looked at, or that nobody needs be ended."""
 
 
 class UnknownOutcomeError(AwsJobsError):

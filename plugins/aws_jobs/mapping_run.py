@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from aws_jobs.airflow_states import airflow_run_state
 from aws_jobs.exceptions import OutputError
 from aws_jobs.mapping_checks import MappingChecks
 from aws_jobs.mapping_clients import MappingClients
@@ -17,7 +18,6 @@ from aws_jobs.sample_claims import (
     THREADS,
     Claimant,
     SampleJobs,
-    airflow_run_state,
     run_owner,
 )
 from aws_jobs.sample_outputs import (

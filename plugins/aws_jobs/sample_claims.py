@@ -37,22 +37,6 @@ def run_owner(deployment_id: str, dag_id: str, run_id: str) -> str:
     return f"{deployment_id}/{dag_id}/{run_id}"
 
 
-def airflow_run_state(dag_id: str, run_id: str) -> str | None:
-    """Ask Airflow from inside a task how a run is; None where it does not know the run.
-
-    :raises airflow.sdk.exceptions.AirflowRuntimeError: where Airflow did not say.
-    """
-    from airflow.sdk.exceptions import AirflowRuntimeError
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-
-    try:
-        return RuntimeTaskInstance.get_dagrun_state(dag_id, run_id)
-    except AirflowRuntimeError as error:
-        if (error.error.detail or {}).get("status_code") == 404:
-            return None
-        raise
-
-
 @dataclass(frozen=True)
 class SampleJobs:
     """The Batch jobs behind samples.

@@ -23,7 +23,7 @@ DAGS = ROOT / "dags"
 DAG_FILES = sorted(DAGS.glob("*.py"))
 EMR_DAGS = {"emr_daily_etl", "emr_step_sensors"}
 GENOMICS_DAGS = {"genomics_graviton_benchmark", "genomics_mapping"}
-DAG_IDS = EMR_DAGS | GENOMICS_DAGS
+DAG_IDS = EMR_DAGS | GENOMICS_DAGS | {"aws_housekeeping"}
 # The DAG processor gives up after 30 s ([core] dagbag_import_timeout).
 PARSE_SECONDS = 15
 
@@ -216,6 +216,17 @@ def test_one_task_at_a_time_publishes(dags: dict[str, Any]) -> None:
     assert dags["emr_daily_etl"].get_task("publish").max_active_tis_per_dag == 1
 
 
+def test_the_housekeeping_is_one_at_a_time_and_ends_only_after_a_look(
+    dags: dict[str, Any],
+) -> None:
+    dag = dags["aws_housekeeping"]
+
+    assert set(edges(dag)) == {("find_orphans", "end_orphans")}
+    assert dag.max_active_runs == 1
+    # A look that hangs would keep all that follow from beginning.
+    assert all(task.execution_timeout for task in dag.tasks)
+
+
 FLIGHTS_REFUSED = [
     ("day", "2013-02-30"),
     ("day", "yesterday"),
@@ -263,6 +274,7 @@ MAPPING_TAKEN = [
         *((dag_id, *each) for dag_id in sorted(GENOMICS_DAGS) for each in MAPPING_REFUSED),
         ("genomics_mapping", "architecture", "arm"),
         ("genomics_mapping", "max_failed", -1),
+        ("aws_housekeeping", "grace_minutes", -1),
     ],
 )
 def test_a_parameter_that_cannot_be_meant_is_refused(

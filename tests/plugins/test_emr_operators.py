@@ -92,6 +92,7 @@ def test_a_cluster_says_whose_it_is(aws: LocalAws, ti: TaskInstance) -> None:
         "aws-jobs:task": "task",
         "aws-jobs:map-index": "-1",
         "aws-jobs:run-key": tags["aws-jobs:run-key"],
+        "aws-jobs:attempt": tags["aws-jobs:attempt"],
         "owner": "data-engineering",
         "cost-centre": "local",
         "for-use-with-amazon-emr-managed-policies": "true",

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowRuntimeError, ErrorType
-from airflow.sdk.execution_time import task_runner
-from airflow.sdk.execution_time.comms import ErrorResponse
 
 from aws_jobs.identity import TAG_DEPLOYMENT
-from aws_jobs.sample_claims import Claimant, Claims, SampleJobs, airflow_run_state
+from aws_jobs.sample_claims import Claimant, Claims, SampleJobs
 from aws_jobs.samples import SampleTable, Status
 from localaws.process import LocalAws
 from tests.plugins.sample_tables import add, make_table, read
@@ -351,37 +347,3 @@ def test_a_reset_loses_against_whoever_was_faster(table: SampleTable) -> None:
     assert not table.reset(before)
     assert table.reset(read(table, "S1"))
     assert read(table, "S1").owner is None
-
-
-def airflow_says(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-    def send(msg: Any) -> Any:
-        if isinstance(answer, Exception):
-            raise answer
-        return SimpleNamespace(state=answer)
-
-    comms = SimpleNamespace(send=send)
-    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
-
-
-def refusal(status: int) -> AirflowRuntimeError:
-    detail = {"status_code": status, "message": "", "detail": {}}
-    return AirflowRuntimeError(ErrorResponse(error=ErrorType.API_SERVER_ERROR, detail=detail))
-
-
-def test_airflow_is_asked_how_a_run_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    airflow_says(monkeypatch, "running")
-
-    assert airflow_run_state("dag", "run") == "running"
-
-
-def test_a_run_that_airflow_does_not_know_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    airflow_says(monkeypatch, refusal(404))
-
-    assert airflow_run_state("dag", "run") is None
-
-
-def test_a_run_that_airflow_does_not_tell_of_is_not_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    airflow_says(monkeypatch, refusal(500))
-
-    with pytest.raises(AirflowRuntimeError):
-        airflow_run_state("dag", "run")

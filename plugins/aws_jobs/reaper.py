@@ -1,0 +1,175 @@
+"""End clusters and Batch jobs that nobody needs any more, from a shell.
+
+    python -m aws_jobs.reaper          # shows what it would end, and changes nothing
+    python -m aws_jobs.reaper --end
+
+It speaks to AWS with the credentials at hand, as the deployment of ``AIRFLOW_VAR_AWS_JOBS``, and
+asks the Airflow of ``AIRFLOW_API_URL``, with ``AIRFLOW_API_TOKEN``, or ``AIRFLOW_API_USERNAME`` and
+``AIRFLOW_API_PASSWORD``. Where Airflow cannot be asked, only what is past its time is ended.
+
+The exit code is 0 where nothing is left to do, 1 where something is left that nobody needs or that
+a person has to look at, and 2 where not everything could be looked at or ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aws_jobs.aws_clients import aws_client
+from aws_jobs.exceptions import AwsJobsError, SettingsError
+from aws_jobs.reaper_decision import GRACE, Action, utc_now
+from aws_jobs.reaper_owners import AirflowSilentError, RestOwners, airflow_session
+from aws_jobs.reaper_round import Look, Outcome, Reaper
+from aws_jobs.settings import Settings, parse_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from aws_jobs.reaper_decision import Owner
+    from aws_jobs.reaper_owners import Owners
+    from aws_jobs.reaper_round import Finding
+
+_VARIABLE = "AIRFLOW_VAR_AWS_JOBS"
+_COLUMNS = ("to do", "what", "id", "state", "whose", "why")
+
+
+@dataclass(frozen=True)
+class SilentOwners:
+    """Stands in for an Airflow that cannot be asked."""
+
+    why: Exception
+
+    def run_owner(self, dag_id: str, run_id: str) -> Owner:
+        """Say nothing of a run."""
+        raise AirflowSilentError(str(self.why))
+
+    def task_owner(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> Owner:
+        """Say nothing of a task."""
+        raise AirflowSilentError(str(self.why))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit code."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    options = _parser().parse_args(arguments)
+    grace = timedelta(seconds=options.grace)
+    try:
+        settings = _settings(os.environ)
+        new_owners = _new_owners(os.environ, settings.deployment_id)
+        client = partial(aws_client, aws_conn_id=None, region=settings.region)
+        return run(Reaper.of(settings, client, new_owners, grace), end=options.end)
+    except (AwsJobsError, BotoCoreError, ClientError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def run(reaper: Reaper, *, end: bool, sleep: Callable[[float], None] = time.sleep) -> int:
+    """Look, print what was found, and end what nobody needs if that is asked for.
+
+    :returns: the exit code.
+    """
+    look = reaper.look()
+    print(as_text(look))
+    if not end:
+        print(f"Nothing was ended. {len(look.orphans)} would be, with --end.")
+        return _exit_code(look.problems, look, left=len(look.orphans))
+    if any(each.judgement.waits(utc_now(), reaper.grace) for each in look.orphans):
+        print(f"Looking again in {reaper.grace}: when their owners went is not known.", flush=True)
+        sleep(reaper.grace.total_seconds())
+    outcome = reaper.end([(each.job.kind, each.job.external_id) for each in look.orphans])
+    _tell(outcome)
+    return _exit_code([*look.problems, *outcome.problems], look, left=0)
+
+
+def as_text(look: Look) -> str:
+    """Return what was found as a table, what is to end first."""
+    order = list(reversed(Action))
+    found = sorted(look.findings, key=lambda each: order.index(each.judgement.action))
+    lines = [tuple(name.upper() for name in _COLUMNS), *map(_cells, found)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
+    rows = [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*rows, *(f"PROBLEM: {each}" for each in look.problems), _summary(look)])
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    job, judgement = finding.job, finding.judgement
+    return (
+        judgement.action.value,
+        job.kind.value,
+        job.external_id,
+        job.state,
+        finding.owner,
+        judgement.why,
+    )
+
+
+def _summary(look: Look) -> str:
+    counts = [f"{len(look.with_action(action))} {action.value}" for action in reversed(Action)]
+    return f"{', '.join(counts)}; {look.others} that are not this deployment's"
+
+
+def _tell(outcome: Outcome) -> None:
+    for finding in outcome.ended:
+        print(f"ended {finding}")
+    for spared in outcome.spared:
+        print(f"not ended: {spared}")
+    for problem in outcome.problems:
+        print(f"PROBLEM: {problem}", file=sys.stderr)
+
+
+def _exit_code(problems: Sequence[str], look: Look, *, left: int) -> int:
+    if problems:
+        return 2
+    return 1 if left or look.with_action(Action.LEAVE) else 0
+
+
+def _settings(environ: Mapping[str, str]) -> Settings:
+    try:
+        return parse_settings(json.loads(environ.get(_VARIABLE) or "null"))
+    except ValueError as error:
+        raise SettingsError(f"{_VARIABLE} is no JSON", [str(error)]) from None
+
+
+def _new_owners(environ: Mapping[str, str], deployment_id: str) -> Callable[[], Owners]:
+    """Log in once; an Airflow that cannot be asked must not keep a cluster past its time alive."""
+    try:
+        http: Any = airflow_session(environ)
+    except AirflowSilentError as error:
+        return partial(SilentOwners, error)
+    return partial(RestOwners, http, deployment_id)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m aws_jobs.reaper",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--end", action="store_true", help="end what nobody needs")
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=GRACE.total_seconds(),
+        metavar="SECONDS",
+        help="how long its owner must have been gone (%(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    # Airflow's own set-up, which comes with its import, logs to where the answer goes.
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+    sys.exit(main())
