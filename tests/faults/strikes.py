@@ -36,7 +36,7 @@ class Strike:
 
 
 class Plan:
-    """The strikes of one run: a folder with a file for each, renamed by the process that it strikes.
+    """The strikes of one run: a folder with a file for each, which the process struck renames.
 
     :param folder: of this run alone; the processes find it by the run's id.
     """

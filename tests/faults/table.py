@@ -8,8 +8,12 @@ writes ``docs/faults.md`` from what the last runs of both have recorded below ``
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / ".cache" / "faults"
+INTRODUCTION = Path(__file__).with_name("introduction.md")
+PAGE = ROOT / "docs" / "faults.md"
+
+HEADER = ("case", "kind", "ours: leaked", "twice", "outcome", "stock: leaked", "twice", "outcome")
 
 
 @dataclass(frozen=True)
@@ -30,9 +38,11 @@ class Row:
     leaked: int
     duplicates: int
     outcome: str
+    reached: bool = True
+    """Whether each strike of the case struck."""
 
     @classmethod
-    def of(cls, group: str, case: str, kind: str, operators: str, audit: Audit) -> Row:
+    def of(cls, group: str, case: str, kind: str, audit: Audit) -> Row:
         """Take what concerns a kind from the audit of its run."""
         return cls(
             group,
@@ -41,17 +51,86 @@ class Row:
             sum(job.kind == kind for job in audit.leaked),
             sum(job.kind == kind for job in audit.duplicates),
             audit.state,
+            not audit.missed,
         )
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What the columns have in common."""
+        return self.group, self.case, self.kind
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """The row's part of the table, what should not be in bold."""
+        numbers = [f"**{number}**" if number else "0" for number in (self.leaked, self.duplicates)]
+        outcome = f"**{self.outcome}**" if self.outcome == "stuck" else self.outcome
+        return numbers[0], numbers[1], outcome if self.reached else f"{outcome} *(not reached)*"
+
+
+def read_rows(operators: str) -> dict[tuple[str, str, str], Row]:
+    """Return what was recorded, in the order of the cases."""
+    file = RECORDS / f"{operators}.json"
+    rows = [Row(**row) for row in json.loads(file.read_text())] if file.exists() else []
+    return {row.key: row for row in rows}
 
 
 def write_rows(operators: str, rows: Iterable[Row]) -> None:
     """Add rows to the record; those of the same case and kind replace the earlier ones."""
-    file = RECORDS / f"{operators}.json"
-    before = json.loads(file.read_text()) if file.exists() else []
-    kept = {_key(row): row for row in before} | {_key(asdict(row)): asdict(row) for row in rows}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(list(kept.values()), indent=1))
+    all_rows = read_rows(operators) | {row.key: row for row in rows}
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    (RECORDS / f"{operators}.json").write_text(
+        json.dumps([asdict(row) for row in all_rows.values()], indent=1)
+    )
 
 
-def _key(row: dict[str, object]) -> tuple[object, ...]:
-    return row["group"], row["case"], row["kind"]
+def page(ours: dict[tuple[str, str, str], Row], stock: dict[tuple[str, str, str], Row]) -> str:
+    """Return the document."""
+    keys = list(ours | stock)
+    parts = [INTRODUCTION.read_text(), _summary({"ours": ours, "stock": stock}), _circumstances()]
+    for group in dict.fromkeys(key[0] for key in keys):
+        lines = [_line(key, ours, stock) for key in keys if key[0] == group]
+        parts.append("\n".join([f"## {group}\n", _cells(HEADER), _cells(["---"] * 8), *lines, ""]))
+    return "\n".join(parts)
+
+
+def _summary(columns: dict[str, dict[tuple[str, str, str], Row]]) -> str:
+    head = ("", "rows", "leaked", "twice", "stuck")
+    lines = [
+        (
+            operators,
+            str(len(rows)),
+            str(sum(row.leaked for row in rows.values())),
+            str(sum(row.duplicates for row in rows.values())),
+            str(sum(row.outcome == "stuck" for row in rows.values())),
+        )
+        for operators, rows in columns.items()
+    ]
+    return "\n".join(["## In all\n", *map(_cells, [head, ["---"] * len(head), *lines]), ""])
+
+
+def _circumstances() -> str:
+    packages = ("apache-airflow-core", "apache-airflow-providers-amazon", "boto3")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {platform.system()} {platform.machine()}, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, {versions}.\n"
+    )
+
+
+def _line(
+    key: tuple[str, str, str],
+    ours: dict[tuple[str, str, str], Row],
+    stock: dict[tuple[str, str, str], Row],
+) -> str:
+    _, case, kind = key
+    columns = [rows[key].cells if key in rows else ("-", "-", "-") for rows in (ours, stock)]
+    return _cells([case, kind, *columns[0], *columns[1]])
+
+
+def _cells(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(read_rows("ours"), read_rows("stock")))
+    print(f"written: {PAGE}")

@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 
 from scripts.airflow_rest import AirflowRest, WaitedTooLongError
-from scripts.component import Identity, end_all
+from scripts.component import Component, Identity, end_all
 from scripts.stack import Stack
 from tests.faults.external_jobs import ExternalJob, external_jobs
 from tests.faults.strikes import Plan, Strike
@@ -39,6 +39,10 @@ MAPPING = "mapping"
 _TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 #: What a run may leave for so long: EMR and Batch end nothing at once.
 _SETTLING_SECONDS = 15.0
+#: Tasks that run at once, unless many are to be held.
+_SLOTS = 8
+#: How long a component that was asked to end may take.
+_STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -266,7 +270,7 @@ class FaultWorld:
         **conf: Any,
     ) -> FaultRun:
         """Start a run of another DAG than the suite's, of which only some cases need one."""
-        run_id = f"f{next(self._numbers):03}-{_slug(case)}"
+        run_id = f"f{next(self._numbers):03}-{slug(case)}"
         plan = Plan(self.plans / run_id, strikes)
         run = FaultRun(self, case, dag_id, run_id, kinds, plan)
         run.work.mkdir(parents=True)
@@ -301,7 +305,7 @@ class FaultWorld:
         """
         audit = run.end(timeout)
         self.under_way = [each for each in self.under_way if each is not run]
-        rows = [Row.of(run.group, run.case, kind, self.operators, audit) for kind in run.kinds]
+        rows = [Row.of(run.group, run.case, kind, audit) for kind in run.kinds]
         self.rows.extend(rows)
         write_rows(self.operators, rows)
         self._end(audit.leaked)
@@ -335,6 +339,11 @@ class FaultWorld:
         for dag_id in dag_ids:
             self.rest.set_paused(dag_id, False)
 
+    def set_slots(self, slots: int = _SLOTS) -> None:
+        """Let so many tasks run at once."""
+        pool = {"slots": slots, "description": "of the fault suite", "include_deferred": False}
+        self.rest.set_pools({"default_pool": pool})
+
     # AWS
 
     def set_faults(self, faults: list[dict[str, Any]]) -> None:
@@ -355,42 +364,48 @@ class FaultWorld:
 
     def _localaws(self, method: str, path: str, body: Any = None) -> Any:
         url = f"{self.stack.localaws_url}/localaws/{path}"
-        return (
-            httpx.request(method, url, json=body, timeout=30, trust_env=False)
-            .raise_for_status()
-            .json()
-        )
+        answer = httpx.request(method, url, json=body, timeout=30, trust_env=False)
+        return answer.raise_for_status().json()
 
     # Airflow's components
 
     def kill(
         self, component: str, number: signal.Signals = signal.SIGKILL, *, alone: bool = False
     ) -> None:
-        """Send a component a signal, and wait until it is gone.
+        """Send a component a signal; one that it cannot heed has ended it when this returns.
 
         :param component: ``scheduler``, ``triggerer``, ``dag-processor`` or ``api-server``.
-        :param alone: its first process only, as the system's OOM killer does; else all that it has
-            started too, as a lost host does. The scheduler's tasks are its children.
+        :param alone: to its first process only, as ``docker stop`` and the system's OOM killer do;
+            else to all that it has started too, as systemd and a lost host do. The processes of
+            tasks are the scheduler's children.
         """
         process = self.stack.processes[component]
-        if not alone:
-            process.signal(number)
-        else:
-            self._orphans.append(process.identity)
+        self._orphans.append(process.identity)
+        if alone:
             os.kill(process.pid, number)
-        give_up = time.monotonic() + 60
-        while process.is_alive():
-            assert time.monotonic() < give_up, f"{component} did not end: {process.tail()}"
-            time.sleep(0.05)
+        else:
+            process.signal(number)
+        if number == signal.SIGKILL:
+            self._wait_for_end(process)
 
     def restart(self, component: str, *, wait: bool = True) -> None:
-        """Start a component that was killed; what it left alone goes on beside it.
+        """Start a component that was killed; what it has left goes on beside it.
 
         :param wait: until it is healthy.
         """
-        self.stack.processes[component].start()
+        process = self.stack.processes[component]
+        self._wait_for_end(process)
+        process.start()
         if wait:
             self.stack.wait_healthy()
+
+    @staticmethod
+    def _wait_for_end(process: Component) -> None:
+        give_up = time.monotonic() + _STOP_SECONDS
+        while process.is_alive():
+            if time.monotonic() > give_up:
+                os.kill(process.pid, signal.SIGKILL)  # as whoever has stopped it would
+            time.sleep(0.05)
 
     def end_orphans(self) -> None:
         """End what killed components have left behind."""
@@ -398,6 +413,6 @@ class FaultWorld:
         self._orphans.clear()
 
 
-def _slug(case: str) -> str:
+def slug(case: str) -> str:
     """Make a run id of a sentence: it goes into the names of jobs."""
     return re.sub(r"[^a-z0-9]+", "-", case.lower()).strip("-")[:50].strip("-")

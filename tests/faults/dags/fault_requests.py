@@ -107,7 +107,5 @@ def job_name(kind: str) -> str:
 
 def job_parameters(kind: str) -> dict[str, str]:
     """Return the parameters that the job definition takes."""
-    return {
-        "kind": kind,
-        **dict(zip(("work", "try", "failing", "seconds"), ARGUMENTS, strict=True)),
-    }
+    names = ("work", "try", "failing", "seconds")
+    return {"kind": kind, **dict(zip(names, ARGUMENTS, strict=True))}

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import fault_requests as requests
-from airflow.sdk import DAG, BaseOperator, task, timezone
+from airflow.sdk import DAG, BaseOperator, get_parsing_context, task, timezone
 
 from aws_jobs.operators.batch import BatchArrayOperator, BatchJobOperator
 from aws_jobs.operators.emr import (
@@ -28,21 +28,25 @@ def job_request(kind: str) -> dict[str, Any]:
 
 def emr_tasks(kinds: list[str]) -> list[BaseOperator]:
     """Make cluster and step, and return what the published result stands on."""
-    create = EmrCreateClusterOperator(task_id="create_cluster", job_flow=requests.CLUSTER)
-    terminate = EmrTerminateClusterOperator(
-        task_id="terminate_cluster", cluster_id=create.output
-    ).as_teardown(setups=create, on_failure_fail_dagrun=True)
+    create_cluster = EmrCreateClusterOperator(task_id="create_cluster", job_flow=requests.CLUSTER)
+    terminate_cluster = EmrTerminateClusterOperator(
+        task_id="terminate_cluster", cluster_id=create_cluster.output
+    ).as_teardown(setups=create_cluster, on_failure_fail_dagrun=True)
     if "step" not in kinds:
-        create >> terminate
-        return [create]
-    step = EmrStepOperator(task_id="step", cluster_id=create.output, step=requests.STEP)
-    create >> step >> terminate
+        create_cluster >> terminate_cluster
+        return [create_cluster]
+    step = EmrStepOperator(task_id="step", cluster_id=create_cluster.output, step=requests.STEP)
+    create_cluster >> step >> terminate_cluster
     return [step]
 
 
 for kinds in requests.KIND_SETS:
+    dag_id = "-".join(["faults_ours", *kinds])
+    # A task's process makes its own DAG only: there are many, and many processes.
+    if get_parsing_context().dag_id not in (None, dag_id):
+        continue
     with DAG(
-        "-".join(["faults_ours", *kinds]),
+        dag_id,
         schedule=None,
         start_date=timezone.datetime(2013, 1, 1),
         max_active_runs=100,

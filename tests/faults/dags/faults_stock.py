@@ -16,7 +16,7 @@ from airflow.providers.amazon.aws.operators.emr import (
     EmrCreateJobFlowOperator,
     EmrTerminateJobFlowOperator,
 )
-from airflow.sdk import DAG, BaseOperator, task, timezone
+from airflow.sdk import DAG, BaseOperator, get_parsing_context, task, timezone
 
 # They look every 30 or 60 s by default, which would only prolong the suite.
 WAIT: dict[str, Any] = {"deferrable": True, "waiter_delay": 2}
@@ -28,27 +28,30 @@ def emr_tasks(kinds: list[str]) -> list[BaseOperator]:
     job_flow = str(requests.CLUSTER)
     for template in (requests.PROTECTED, requests.PRIMARIES, requests.CORE_NODES):
         job_flow = job_flow.replace(f"'{template}'", template)
-    create = EmrCreateJobFlowOperator(
+    create_cluster = EmrCreateJobFlowOperator(
         task_id="create_cluster",
         job_flow_overrides=job_flow,
         wait_for_completion=True,
         waiter_max_attempts=1800,
         **WAIT,
     )
-    terminate = EmrTerminateJobFlowOperator(
-        task_id="terminate_cluster", job_flow_id=create.output, waiter_max_attempts=1800, **WAIT
-    ).as_teardown(setups=create, on_failure_fail_dagrun=True)
+    terminate_cluster = EmrTerminateJobFlowOperator(
+        task_id="terminate_cluster",
+        job_flow_id=create_cluster.output,
+        waiter_max_attempts=1800,
+        **WAIT,
+    ).as_teardown(setups=create_cluster, on_failure_fail_dagrun=True)
     if "step" not in kinds:
-        create >> terminate
-        return [create]
+        create_cluster >> terminate_cluster
+        return [create_cluster]
     step = EmrAddStepsOperator(
         task_id="step",
-        job_flow_id=create.output,
+        job_flow_id=create_cluster.output,
         steps=[requests.STEP],
         waiter_max_attempts=1800,
         **WAIT,
     )
-    create >> step >> terminate
+    create_cluster >> step >> terminate_cluster
     return [step]
 
 
@@ -67,8 +70,12 @@ def batch_task(task_id: str, kind: str, **more: Any) -> BaseOperator:
 
 
 for kinds in requests.KIND_SETS:
+    dag_id = "-".join(["faults_stock", *kinds])
+    # A task's process makes its own DAG only: there are many, and many processes.
+    if get_parsing_context().dag_id not in (None, dag_id):
+        continue
     with DAG(
-        "-".join(["faults_stock", *kinds]),
+        dag_id,
         schedule=None,
         start_date=timezone.datetime(2013, 1, 1),
         max_active_runs=100,

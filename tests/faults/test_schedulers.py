@@ -1,0 +1,158 @@
+"""Scheduler and triggerer die while tasks of all kinds are at each point: one death for many."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.faults.strikes import Strike
+from tests.faults.test_kill_points import POINTS, SUBMISSIONS
+from tests.faults.world import KINDS, FaultRun, FaultWorld, slug
+
+GROUP = "Scheduler and triggerer"
+
+#: So many seconds longer than usual a cluster starts, so that its task is deferred meanwhile.
+SLOW_START = 12
+ONCE = {task: 1 for task in SUBMISSIONS}
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a component is ended.
+
+    :param keeps_jobs: each task then makes its external job once; else its process may be asked to
+        end, and ends the job.
+    """
+
+    words: str
+    number: signal.Signals
+    alone: bool
+    keeps_jobs: bool
+
+    def of(self, world: FaultWorld, component: str) -> None:
+        world.kill(component, self.number, alone=self.alone)
+
+
+TRIGGERER = {
+    "KILL": Death("SIGKILL of the triggerer", signal.SIGKILL, alone=False, keeps_jobs=True),
+    "TERM": Death("SIGTERM to the triggerer", signal.SIGTERM, alone=False, keeps_jobs=True),
+}
+SCHEDULER = {
+    "HOST": Death("loss of the scheduler's host", signal.SIGKILL, alone=False, keeps_jobs=True),
+    "KILL": Death(
+        "SIGKILL of the scheduler, its tasks go on", signal.SIGKILL, alone=True, keeps_jobs=False
+    ),
+    "TERM": Death("SIGTERM to the scheduler alone", signal.SIGTERM, alone=True, keeps_jobs=True),
+    "STOP": Death(
+        "SIGTERM to the scheduler and its tasks", signal.SIGTERM, alone=False, keeps_jobs=False
+    ),
+}
+
+
+# The triggerer
+
+
+@pytest.mark.parametrize("death", TRIGGERER)
+def test_triggerer_ends_while_all_kinds_are_deferred(world: FaultWorld, death: str) -> None:
+    end = TRIGGERER[death]
+    starting = f"{end.words} while a cluster starts"
+    world.set_faults(
+        [{"kind": "slow_start", "cluster": f"*{slug(starting)}*", "seconds": SLOW_START}]
+    )
+    works = world.begin(f"{end.words} while deferred", KINDS, waits=True)
+    for task in ("step", "job", "array_job"):
+        works.wait_task(task, "deferred")
+    starts = world.begin(starting, ["cluster"], seconds=0)
+    starts.wait_task("create_cluster", "deferred")
+
+    end.of(world, "triggerer")
+    works.let_work_end()
+    world.restart("triggerer")
+
+    world.judge(works, submissions=ONCE)
+    world.judge(starts, submissions={"create_cluster": 1})
+
+
+@pytest.mark.quick
+def test_triggerer_dies_at_once_when_the_jobs_have_ended(world: FaultWorld) -> None:
+    run = world.begin("SIGKILL of the triggerer when the jobs have ended", KINDS, waits=True)
+    waiting = ("step", "job", "array_job")
+    for task in waiting:
+        run.wait_task(task, "deferred")
+
+    run.let_work_end()
+    run.until(lambda: all(run.external_job(kind).ended for kind in ("step", "job", "array")))
+    world.kill("triggerer", signal.SIGKILL)
+    world.restart("triggerer")
+
+    world.judge(run, submissions=ONCE)
+
+
+def test_triggerer_dies_while_the_cluster_is_ending(world: FaultWorld) -> None:
+    hold = Strike("reported", "HOLD", "terminate_cluster")
+    run = world.begin(
+        "SIGKILL of the triggerer during the teardown's wait", ["cluster"], strikes=[hold]
+    )
+    run.wait_until_held()
+
+    world.kill("triggerer", signal.SIGKILL)
+    run.let_go()
+    world.restart("triggerer")
+
+    world.judge(run, submissions={"create_cluster": 1})
+
+
+# The scheduler
+
+
+@pytest.fixture
+def room(world: FaultWorld) -> Iterator[None]:
+    """Let as many tasks be held at once as there are points and kinds."""
+    world.set_slots(len(POINTS) * len(KINDS) + 4)
+    yield
+    world.set_slots()
+
+
+def begin_held(world: FaultWorld, words: str, name: str) -> list[FaultRun]:
+    """Begin two runs: a step is reached only where its cluster's task is not held."""
+    case, point = f"{words}: {POINTS[name].words}", POINTS[name]
+
+    def held(*tasks: str) -> list[Strike]:
+        return [point.strike(world.operators, "HOLD", task) for task in tasks]
+
+    others = held("create_cluster", "job", "array_job")
+    return [
+        world.begin(case, ["cluster", "job", "array"], strikes=others),
+        world.begin(case, ["step"], strikes=held("step")),
+    ]
+
+
+@pytest.mark.usefixtures("room")
+@pytest.mark.parametrize("death", SCHEDULER)
+def test_scheduler_ends_while_tasks_of_all_kinds_are_at_each_point(
+    world: FaultWorld, death: str
+) -> None:
+    end = SCHEDULER[death]
+    runs = [run for name in POINTS for run in begin_held(world, end.words, name)]
+    for run in runs:
+        run.wait_until_held(timeout=300)
+
+    end.of(world, "scheduler")
+    for run in runs:
+        run.let_go()
+    world.restart("scheduler")
+
+    problems = []
+    for run in runs:
+        made = {
+            "create_cluster": 1,
+            **({"step": 1} if "step" in run.kinds else {"job": 1, "array_job": 1}),
+        }
+        try:
+            world.judge(run, submissions=made if end.keeps_jobs else None, timeout=600)
+        except AssertionError as problem:
+            problems.append(str(problem))
+    assert not problems, "\n".join(problems)
