@@ -13,7 +13,7 @@ import pytest
 from scripts.local_env import read_env_file
 from scripts.stack import ROOT, Stack
 from tests.faults.dags import fault_requests as requests
-from tests.faults.table import Row
+from tests.faults.table import Rows
 from tests.faults.world import FaultWorld
 
 HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ LOCALAWS = {
     ),
 }
 
-_ROWS = pytest.StashKey[list[Row]]()
+_ROWS = pytest.StashKey[Rows]()
 
 
 # Many runs are begun together, so the first that is judged waits for most of them: seconds.
@@ -54,7 +54,7 @@ CASE_TIMEOUT = 900
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_ROWS] = []
+    config.stash[_ROWS] = {}
     config.addinivalue_line("markers", "quick: of the faults, the few that `make test` runs")
 
 
@@ -70,7 +70,7 @@ def pytest_terminal_summary(
 ) -> None:
     if rows := config.stash[_ROWS]:
         terminalreporter.section("leaked, made twice, outcome")
-        for row in rows:
+        for row in rows.values():
             terminalreporter.write_line(
                 f"{row.leaked:3} {row.duplicates:3}  {row.outcome:8} {row.kind:8} {row.case}"
             )

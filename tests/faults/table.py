@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -54,6 +54,17 @@ class Row:
             not audit.missed,
         )
 
+    def __add__(self, other: Row) -> Row:
+        """Put another run of the same case beside it."""
+        outcomes = dict.fromkeys([*self.outcome.split(", "), other.outcome])
+        return replace(
+            self,
+            leaked=self.leaked + other.leaked,
+            duplicates=self.duplicates + other.duplicates,
+            outcome=", ".join(outcomes),
+            reached=self.reached and other.reached,
+        )
+
     @property
     def key(self) -> tuple[str, str, str]:
         """What the columns have in common."""
@@ -63,27 +74,30 @@ class Row:
     def cells(self) -> tuple[str, str, str]:
         """The row's part of the table, what should not be in bold."""
         numbers = [f"**{number}**" if number else "0" for number in (self.leaked, self.duplicates)]
-        outcome = f"**{self.outcome}**" if self.outcome == "stuck" else self.outcome
+        outcome = f"**{self.outcome}**" if "stuck" in self.outcome else self.outcome
         return numbers[0], numbers[1], outcome if self.reached else f"{outcome} *(not reached)*"
 
 
-def read_rows(operators: str) -> dict[tuple[str, str, str], Row]:
+Rows = dict[tuple[str, str, str], Row]
+
+
+def read_rows(operators: str) -> Rows:
     """Return what was recorded, in the order of the cases."""
     file = RECORDS / f"{operators}.json"
     rows = [Row(**row) for row in json.loads(file.read_text())] if file.exists() else []
     return {row.key: row for row in rows}
 
 
-def write_rows(operators: str, rows: Iterable[Row]) -> None:
+def write_rows(operators: str, rows: Rows) -> None:
     """Add rows to the record; those of the same case and kind replace the earlier ones."""
-    all_rows = read_rows(operators) | {row.key: row for row in rows}
+    all_rows = read_rows(operators) | rows
     RECORDS.mkdir(parents=True, exist_ok=True)
     (RECORDS / f"{operators}.json").write_text(
         json.dumps([asdict(row) for row in all_rows.values()], indent=1)
     )
 
 
-def page(ours: dict[tuple[str, str, str], Row], stock: dict[tuple[str, str, str], Row]) -> str:
+def page(ours: Rows, stock: Rows) -> str:
     """Return the document."""
     keys = list(ours | stock)
     parts = [INTRODUCTION.read_text(), _summary({"ours": ours, "stock": stock}), _circumstances()]
@@ -93,7 +107,7 @@ def page(ours: dict[tuple[str, str, str], Row], stock: dict[tuple[str, str, str]
     return "\n".join(parts)
 
 
-def _summary(columns: dict[str, dict[tuple[str, str, str], Row]]) -> str:
+def _summary(columns: dict[str, Rows]) -> str:
     head = ("", "rows", "leaked", "twice", "stuck")
     lines = [
         (
@@ -101,7 +115,7 @@ def _summary(columns: dict[str, dict[tuple[str, str, str], Row]]) -> str:
             str(len(rows)),
             str(sum(row.leaked for row in rows.values())),
             str(sum(row.duplicates for row in rows.values())),
-            str(sum(row.outcome == "stuck" for row in rows.values())),
+            str(sum("stuck" in row.outcome for row in rows.values())),
         )
         for operators, rows in columns.items()
     ]
@@ -119,8 +133,8 @@ def _circumstances() -> str:
 
 def _line(
     key: tuple[str, str, str],
-    ours: dict[tuple[str, str, str], Row],
-    stock: dict[tuple[str, str, str], Row],
+    ours: Rows,
+    stock: Rows,
 ) -> str:
     _, case, kind = key
     columns = [rows[key].cells if key in rows else ("-", "-", "-") for rows in (ours, stock)]

@@ -28,7 +28,7 @@ from scripts.component import Component, Identity, end_all
 from scripts.stack import Stack
 from tests.faults.external_jobs import ExternalJob, external_jobs
 from tests.faults.strikes import Plan, Strike
-from tests.faults.table import Row, write_rows
+from tests.faults.table import Row, Rows, write_rows
 
 #: In the order in which their chains are wired; a step has its cluster with it.
 KINDS = ("cluster", "step", "job", "array")
@@ -39,8 +39,8 @@ MAPPING = "mapping"
 _TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 #: What a run may leave for so long: EMR and Batch end nothing at once.
 _SETTLING_SECONDS = 15.0
-#: Tasks that run at once, unless many are to be held.
-_SLOTS = 8
+#: Tasks that run at once, on two cores, unless many are to be held.
+_SLOTS = 5
 #: How long a component that was asked to end may take.
 _STOP_SECONDS = 60.0
 
@@ -210,9 +210,7 @@ class FaultWorld:
     :param rows: takes a row of the table for each judged kind of each case.
     """
 
-    def __init__(
-        self, stack: Stack, operators: str, plans: Path, work: Path, rows: list[Row]
-    ) -> None:
+    def __init__(self, stack: Stack, operators: str, plans: Path, work: Path, rows: Rows) -> None:
         self.stack = stack
         self.operators = operators
         self.plans = plans
@@ -305,9 +303,9 @@ class FaultWorld:
         """
         audit = run.end(timeout)
         self.under_way = [each for each in self.under_way if each is not run]
-        rows = [Row.of(run.group, run.case, kind, audit) for kind in run.kinds]
-        self.rows.extend(rows)
-        write_rows(self.operators, rows)
+        for row in (Row.of(run.group, run.case, kind, audit) for kind in run.kinds):
+            self.rows[row.key] = self.rows[row.key] + row if row.key in self.rows else row
+        write_rows(self.operators, self.rows)
         self._end(audit.leaked)
         if self.is_ours:
             told = {
