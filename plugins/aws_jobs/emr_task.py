@@ -6,24 +6,53 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from aws_jobs.aws_task import AwsTaskMixin
+from aws_jobs.cluster_lease import Lease, LeaseTable
 from aws_jobs.links.emr import EMR_LINKS, emr_links
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from airflow.sdk import BaseOperatorLink
+    from airflow.sdk import BaseOperatorLink, Context
 
 
 class EmrTaskMixin(AwsTaskMixin):
-    """Links and descriptions of an EMR task."""
+    """Links and descriptions of an EMR task, and its run's lease on a shared cluster."""
 
     service = "emr"
     operator_extra_links: Collection[BaseOperatorLink] = EMR_LINKS
+    lease: Lease | None = None
+    """The run's lease on the cluster of this task, where it is known to have one."""
 
     @cached_property
     def emr(self) -> Any:
         """EMR, each call made once."""
         return self.client("emr")
+
+    @cached_property
+    def leases(self) -> LeaseTable | None:
+        """The leases on shared clusters; None where the settings name no table."""
+        if self.settings.leases_table is None:
+            return None
+        return LeaseTable(self.client("dynamodb"), self.settings.leases_table)
+
+    def keep_lease(self, context: Context, cluster_id: str) -> None:
+        """Find the lease that this run has on a cluster, and renew it; most clusters have none."""
+        if self.leases is None or (shared := self.leases.cluster(cluster_id)) is None:
+            return
+        ti = context["ti"]
+        self.lease = shared.lease_of_run(ti.dag_id, ti.run_id)
+        if self.lease is None:
+            self.log.info("Others share cluster %s; this run has no lease on it", cluster_id)
+        elif not self.leases.renew(self.lease):
+            self.log.warning("Cluster %s is closing: this run's lease on it is over", cluster_id)
+
+    def trigger_arguments(self, *, deadline: float, end_on_kill: bool) -> dict[str, Any]:
+        """Return the arguments that all EMR triggers take."""
+        arguments = super().trigger_arguments(deadline=deadline, end_on_kill=end_on_kill)
+        if self.lease is None or self.leases is None:
+            return arguments
+        lease = {"table": self.leases.name, **self.lease.arguments()}
+        return {**arguments, "lease": lease}
 
     def show_links(self, cluster_id: str, step_id: str | None = None) -> None:
         """Offer links in the UI; without them the task goes on."""

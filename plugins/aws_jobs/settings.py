@@ -92,6 +92,8 @@ class Settings(BaseModel):
     """How long a scheduled run waits for its raw data before it is skipped."""
     log_wait_seconds: Annotated[float, Field(ge=0, le=3600)] = 360.0
     """How long a failed step's log is waited for: EMR copies logs about every five minutes."""
+    leases_table: Name | None = None
+    """DynamoDB table of the leases on clusters that runs share; without it none is shared."""
     genomics: GenomicsSettings | None = None
     """Only the genomics DAGs need it."""
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import TaskDeferred
 
+from aws_jobs.aws_clients import aws_client
 from aws_jobs.aws_errors import call_patiently, error_code, error_message
 from aws_jobs.aws_task import backstop, in_future, require_id
+from aws_jobs.cluster_lease import Lease, LeaseError, LeaseTable, end_or_release, lease_user
 from aws_jobs.emr_failures import EmrFailuresMixin
-from aws_jobs.exceptions import TaskKilled
-from aws_jobs.identity import TAG_ENDS_BY
+from aws_jobs.exceptions import SettingsError, TaskKilled
+from aws_jobs.identity import TAG_ENDS_BY, TAG_POOL, tag_value
 from aws_jobs.job_flow import (
     CLUSTER_ENDING,
     ClusterJob,
@@ -21,11 +23,11 @@ from aws_jobs.job_flow import (
     cancel_steps,
     is_unknown_id,
     step_verdict,
-    terminate_cluster,
 )
 from aws_jobs.job_flow_spec import conform_job_flow, conform_steps
-from aws_jobs.submit_once import finish
-from aws_jobs.triggers.emr import EmrClusterTrigger, EmrStepTrigger
+from aws_jobs.lease_pool import ClusterPool, ClusterReuse, LeasedClusterJob
+from aws_jobs.submit_once import HeldStore, Submission, current_epoch, finish
+from aws_jobs.triggers.emr import EmrClusterTrigger, EmrPoolTrigger, EmrStepTrigger
 from aws_jobs.verdicts import FailureClass
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 # Ending a cluster or step is repeated this long, in seconds, while EMR throttles.
 _END_BUDGET = 900.0
+# Seconds between two looks, at the most, at who founds a cluster.
+_POOL_INTERVAL = 5.0
 
 
 class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
@@ -44,14 +48,20 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
     teardown for a setup that failed, so this task ends its cluster on every way out but success;
     its retry starts another. A retry of a task that died reconnects to the cluster it had started.
 
+    With ``reuse`` it takes a lease on a cluster that another run has started, where there is one;
+    then every way of ending the cluster gives back the lease, and the last one ends the cluster. A
+    second XCom, ``cluster_use``, is then new at each acquisition: write below it what may not be
+    mixed with what a cleared task wrote on the same cluster.
+
     :param job_flow: RunJobFlow's arguments, without Tags. (templated)
     :param wait_until_ready: False to return the id at once, for a sensor to wait.
     :param startup_budget: how long the cluster may take until it is ready.
     :param lifetime: when the cluster's ``ends-by`` tag falls due, after which it may be ended
         whatever Airflow says of its run.
+    :param reuse: share clusters; needs the setting ``leases_table``. (its pool is templated)
     """
 
-    template_fields: Sequence[str] = ("job_flow",)
+    template_fields: Sequence[str] = ("job_flow", "pool_name")
     template_fields_renderers: ClassVar[dict[str, str]] = {"job_flow": "json"}
     ui_color = "#f9d9b0"
 
@@ -62,6 +72,7 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         wait_until_ready: bool = True,
         startup_budget: timedelta = timedelta(hours=1),
         lifetime: timedelta = timedelta(hours=24),
+        reuse: ClusterReuse | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -69,6 +80,9 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         self.wait_until_ready = wait_until_ready
         self.startup_budget = startup_budget
         self.lifetime = lifetime
+        self.reuse = reuse
+        self.pool_name = reuse.pool if reuse else ""
+        self._urgent_leases: LeaseTable | None = None
 
     def execute(self, context: Context) -> str:
         """Submit the job flow and wait for the cluster.
@@ -77,16 +91,12 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         """
         with self.working():
             try:
-                cluster_id = self._start(context)
-                if self.wait_until_ready:
-                    self._wait(cluster_id)
-                finish(context, self.interruption)
+                return self._take_cluster(context, in_future(self.startup_budget))
             except TaskDeferred:
                 raise
             except BaseException as error:
                 self._end_what_was_made(context, error)
                 raise
-        return cluster_id
 
     def resume_execution(
         self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context
@@ -103,38 +113,224 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
                 self._end_what_was_made(context, error)
                 raise
 
+    def prepare_for_a_kill(self) -> None:
+        """Make the clients for the last calls now."""
+        if table := self.settings.leases_table:
+            region = self.settings.region
+            dynamodb = aws_client("dynamodb", self.aws_conn_id, region, urgent=True)
+            self._urgent_leases = LeaseTable(dynamodb, table, budget=1.0)
+        super().prepare_for_a_kill()
+
+    def recall(self, context: Context) -> None:
+        """Know the cluster that this task instance has started or joined."""
+        submission = self._remembered(context)
+        if submission is not None and submission.external_ids:
+            self._hold(context, submission)
+
     def end_started(self, emr: Any) -> None:
-        """Terminate the cluster; a protected one is left to the next layers."""
-        emr.terminate_job_flows(JobFlowIds=self.started)
+        """Terminate the cluster or give back its lease; a protected one is for the next layers."""
+        if self._urgent_leases is None or self.lease is None:
+            emr.terminate_job_flows(JobFlowIds=self.started)
+        else:
+            end_or_release(emr, self._urgent_leases, self.lease)
+
+    def take_cluster(self, context: Context, event: dict[str, Any], deadline: float) -> str:
+        """Go on after another run was waited for, which founded a cluster, or did not.
+
+        :raises LeaseError: where others found clusters all the time that there is.
+        """
+        if event["outcome"] == "free":
+            return self._take_cluster(context, deadline)
+        why = event.get("message") or f"others did for all of {self.startup_budget}"
+        raise LeaseError(
+            f"No cluster of the pool {self.pool_name} could be joined or founded: {why}"
+        )
 
     def execute_complete(self, context: Context, event: dict[str, Any], cluster_id: str) -> str:
         """Return the id of a cluster that is ready; end and explain one that is not."""
         self.show_links(cluster_id)
         if event["outcome"] == "ready":
-            finish(context, self.interruption)
             self.log.info("Cluster %s is %s", cluster_id, event["state"])
-            return cluster_id
+            return self._hand_over(context, cluster_id)
+        if event["outcome"] == "ended" and self.leases is not None:
+            self.leases.close(cluster_id)
         finding = self.judge_cluster(cluster_id, event["outcome"])
-        self._end(cluster_id)
+        self._end()
         self.explain(finding)
 
-    def _start(self, context: Context) -> str:
+    def _take_cluster(self, context: Context, deadline: float) -> str:
+        cluster_id = self._start(context, deadline)
+        if self.wait_until_ready:
+            self._wait(cluster_id)
+        return self._hand_over(context, cluster_id)
+
+    def _start(self, context: Context, deadline: float) -> str:
         job_flow, warnings = conform_job_flow(self.job_flow)
         for warning in warnings:
             self.log.warning("%s", warning)
+        pool = self._pool(job_flow)
+        tags = self._tags(pool)
+        if self.leases is None:
+            submission = self.submit(context, ClusterJob(self.emr, job_flow, tags))
+        else:
+            before = self._remembered(context)
+            job = LeasedClusterJob(
+                self.emr,
+                job_flow,
+                tags,
+                leases=self.leases,
+                user=_user(context),
+                use=before.digest if before else "",
+            )
+            submission = (
+                self._share(context, job, pool, deadline) if pool else self.submit(context, job)
+            )
+        self._hold(context, submission)
+        (cluster_id,) = self.started
+        self.log.info("Cluster %s, run key %s", cluster_id, submission.digest)
+        self.show_links(cluster_id)
+        return cluster_id
+
+    def _pool(self, job_flow: dict[str, Any]) -> ClusterPool | None:
+        """Return the pool that the cluster is shared in, if it is.
+
+        :raises SettingsError: where no table of leases is set.
+        """
+        name = self.pool_name.strip()
+        if self.reuse is None or not name:
+            return None
+        if self.leases is None:
+            raise SettingsError(
+                f"Clusters of the pool {name} cannot be shared",
+                ["leases_table is not set: it is the output LeasesTable of include/infra/emr.yaml"],
+            )
+        return ClusterPool.of(self.reuse, name, self.settings.deployment_id, job_flow)
+
+    def _tags(self, pool: ClusterPool | None) -> dict[str, str]:
         ends_by = datetime.now(UTC) + self.lifetime
-        tags = {
+        return {
             "owner": self.settings.owner,
             "cost-centre": self.settings.cost_centre,
             # Without it AWS's own policy for the service role lets EMR start nothing.
             # https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-managed-iam-policies.html
             "for-use-with-amazon-emr-managed-policies": "true",
             TAG_ENDS_BY: ends_by.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            **({TAG_POOL: tag_value(pool.name)} if pool else {}),
         }
-        submission = self.submit(context, ClusterJob(self.emr, job_flow, tags))
-        (cluster_id,) = self.started
-        self.log.info("Cluster %s, run key %s", cluster_id, submission.digest)
-        self.show_links(cluster_id)
+
+    def _share(
+        self, context: Context, job: LeasedClusterJob, pool: ClusterPool, deadline: float
+    ) -> Submission:
+        """Reconnect to this task's cluster, join another's, or found one for others to join.
+
+        Whatever this task may hold is in its memory before it holds it, so a try that died at any
+        point is found out: what it holds is gone on with, or given back.
+        """
+        self.prepare_for_a_kill()
+        before = self._remembered(context)
+        if not self._goes_on(context, job, before):
+            if before is not None:
+                ids = before.external_ids or []
+                call_patiently(lambda: job.end_job(ids), budget=_END_BUDGET)
+            if joined := self._join(context, job, pool):
+                return joined
+            if not job.leases.claim_founding(pool.pool_id, job.user):
+                self._wait_for_founder(job.leases, pool, deadline)
+        try:
+            submission = self.submit(context, job)
+            lease = self._hold(context, submission)
+            with self.interruption.held_back():
+                job.leases.register(pool.pool_id, self.settings.deployment_id, lease)
+        except Exception:
+            self._give_up_founding(job, pool)
+            raise
+        return submission
+
+    def _goes_on(self, context: Context, job: LeasedClusterJob, before: Submission | None) -> bool:
+        """Whether the try before left a cluster to go on with, or may have started one."""
+        if before is None or not before.external_ids:
+            return before is not None
+        if before.epoch != current_epoch(context, self.interruption):
+            return False
+        ids = before.external_ids
+        status = call_patiently(lambda: job.get_job_status(ids), budget=_END_BUDGET)
+        return status is None or job.is_job_active(status)
+
+    def _join(
+        self, context: Context, job: LeasedClusterJob, pool: ClusterPool
+    ) -> Submission | None:
+        """Become a user of a cluster that others use; None where there is none that takes one."""
+        for shared in pool.joinable(job.leases, job.user):
+            lease = pool.new_lease(shared.cluster_id, job.user)
+            with self.interruption.held_back():
+                submission = self._remember_join(context, lease)
+                joined = pool.join(job.leases, shared, lease)
+            if not joined:
+                continue
+            self._hold(context, submission)
+            if why := pool.unfit(self.emr, job.leases, lease.cluster_id):
+                self.log.info("Cluster %s is not shared: %s", lease.cluster_id, why)
+                self._end()
+                continue
+            self.log.info("Joined cluster %s of the pool %s", lease.cluster_id, pool.name)
+            return submission
+        return None
+
+    def _remember_join(self, context: Context, lease: Lease) -> Submission:
+        """Note what is about to be joined, as ``submit_once`` notes what is about to be started."""
+        ti, before = context["ti"], self._remembered(context)
+        epoch = current_epoch(context, self.interruption)
+        again = before is not None and before.epoch == epoch
+        submission = Submission(
+            epoch=epoch,
+            generation=before.generation + 1 if before is not None and again else 0,
+            max_tries=ti.max_tries or 0,
+            clear_number=getattr(context["dag_run"], "clear_number", 0) or 0,
+            claimed_at=datetime.now(UTC).isoformat(),
+            scope="",
+            digest=lease.use,
+            external_ids=[lease.cluster_id],
+            born=before.born if before is not None else f"{datetime.now(UTC).timestamp():.0f}",
+        )
+        return submission.remember(HeldStore(context["task_state_store"], self.interruption))
+
+    def _wait_for_founder(self, leases: LeaseTable, pool: ClusterPool, deadline: float) -> NoReturn:
+        self.log.info("Another run is founding a cluster of the pool %s", pool.name)
+        self.defer(
+            trigger=EmrPoolTrigger(
+                table=leases.name,
+                pool_id=pool.pool_id,
+                deadline=deadline,
+                interval=_POOL_INTERVAL,
+                aws_conn_id=self.aws_conn_id,
+                region=self.settings.region,
+            ),
+            method_name="take_cluster",
+            kwargs={"deadline": deadline},
+            timeout=backstop(deadline),
+        )
+
+    def _give_up_founding(self, job: LeasedClusterJob, pool: ClusterPool) -> None:
+        try:
+            job.leases.give_up_founding(pool.pool_id, job.user)
+        except Exception as error:
+            self.log.warning("Others wait for a founder in vain for a while: %s", error)
+
+    def _hold(self, context: Context, submission: Submission) -> Lease:
+        """Know the task's cluster, and what its lease on it is if it is shared."""
+        self.started = list(submission.external_ids or [])
+        seconds = (self.reuse or ClusterReuse("")).lease.total_seconds()
+        self.lease = Lease(self.started[0], _user(context), submission.digest, seconds)
+        return self.lease
+
+    def _remembered(self, context: Context) -> Submission | None:
+        return Submission.recall(HeldStore(context["task_state_store"], self.interruption))
+
+    def _hand_over(self, context: Context, cluster_id: str) -> str:
+        if self.pool_name.strip() and self.lease is not None:
+            with self.interruption.held_back():
+                context["ti"].xcom_push(key="cluster_use", value=self.lease.cluster_use)
+        finish(context, self.interruption)
         return cluster_id
 
     def _wait(self, cluster_id: str) -> NoReturn:
@@ -158,17 +354,28 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
             self.urgently()
             return
         try:
-            self._end(self.started[0])
+            self._end()
         except Exception as end_error:
             self.log.error("Cluster %s could not be ended: %s", self.started[0], end_error)
 
-    def _end(self, cluster_id: str) -> None:
-        self.log.info("Ending cluster %s", cluster_id)
-        call_patiently(lambda: terminate_cluster(self.emr, cluster_id), budget=_END_BUDGET)
+    def _end(self) -> None:
+        """End the cluster, or give back the lease on it."""
+        lease = self.lease
+        if lease is None:
+            return
+        self.log.info("Ending cluster %s, or giving back the lease on it", lease.cluster_id)
+        try:
+            call_patiently(lambda: end_or_release(self.emr, self.leases, lease), budget=_END_BUDGET)
+        except Exception as error:
+            if not is_unknown_id(error):
+                raise
 
 
 class EmrStepOperator(EmrFailuresMixin, BaseOperator):
     """Run one step on a cluster and return its id; ``cluster_id`` is a second XCom.
+
+    On a cluster that the run shares with others there is a third, ``cluster_use``, as the create
+    task had it when the step was submitted.
 
     Submission and wait are one task, so that its retry submits a step that failed again, and
     clearing it after its cluster has ended runs it on the new one. A retry of a task that died
@@ -210,6 +417,8 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
         with self.interruption.held_back():
             context["ti"].xcom_push(key="cluster_id", value=cluster_id)
         with self.ending_if_killed(context):
+            self.keep_lease(context, cluster_id)
+            self._show_use(context)
             step_id = self._submit(context, cluster_id, steps)
             self._wait(cluster_id, step_id)
 
@@ -238,6 +447,11 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
         if late:
             self._cancel(cluster_id, step_id)
         self.explain(self.judge_step(cluster_id, step_id, event["outcome"]))
+
+    def _show_use(self, context: Context) -> None:
+        if self.lease is not None:
+            with self.interruption.held_back():
+                context["ti"].xcom_push(key="cluster_use", value=self.lease.cluster_use)
 
     def _submit(self, context: Context, cluster_id: str, steps: list[dict[str, Any]]) -> str:
         try:
@@ -322,6 +536,7 @@ class EmrSubmitStepsOperator(EmrFailuresMixin, BaseOperator):
         cluster_id = require_id(self.cluster_id, "cluster_id")
         steps = conform_steps(self.steps)
         with self.ending_if_killed(context):
+            self.keep_lease(context, cluster_id)
             self.submit(context, StepsJob(self.emr, cluster_id, steps))
             finish(context, self.interruption)
         self.log.info("Steps %s of cluster %s", ", ".join(self.started), cluster_id)
@@ -334,7 +549,7 @@ class EmrSubmitStepsOperator(EmrFailuresMixin, BaseOperator):
 
 
 class EmrTerminateClusterOperator(EmrFailuresMixin, BaseOperator):
-    """Terminate a cluster and wait until it is gone.
+    """Terminate a cluster and wait until it is gone; of a shared one give back the run's lease.
 
     Use it with ``as_teardown(setups=..., on_failure_fail_dagrun=True)``, in a DAG that has another
     leaf. Nothing is asked before the cluster is terminated; protection is lifted where EMR refuses.
@@ -354,14 +569,20 @@ class EmrTerminateClusterOperator(EmrFailuresMixin, BaseOperator):
         self.budget = budget
 
     def execute(self, context: Context) -> None:
-        """Terminate, then wait."""
+        """Terminate, then wait; or leave the cluster to those who share it."""
         cluster_id = require_id(self.cluster_id, "cluster_id")
+        lease = self._lease_to_give_back(context, cluster_id)
         try:
-            call_patiently(lambda: terminate_cluster(self.emr, cluster_id), budget=_END_BUDGET)
+            is_ending = call_patiently(
+                lambda: end_or_release(self.emr, self.leases, lease), budget=_END_BUDGET
+            )
         except Exception as error:
             if not is_unknown_id(error):
                 raise
             self.log.warning("EMR does not know cluster %s: %s", cluster_id, error)
+            return
+        if not is_ending:
+            self.log.info("This run is done with cluster %s, which others use", cluster_id)
             return
         self.log.info("Cluster %s is told to terminate", cluster_id)
         self.show_links(cluster_id)
@@ -377,6 +598,13 @@ class EmrTerminateClusterOperator(EmrFailuresMixin, BaseOperator):
             timeout=backstop(deadline),
         )
 
+    def _lease_to_give_back(self, context: Context, cluster_id: str) -> Lease:
+        """Return the run's lease; where it has none, one that changes nothing."""
+        shared = self.leases.cluster(cluster_id) if self.leases else None
+        ti = context["ti"]
+        held = shared.lease_of_run(ti.dag_id, ti.run_id) if shared else None
+        return held or Lease(cluster_id, user="", use="")
+
     def execute_complete(self, context: Context, event: dict[str, Any], cluster_id: str) -> None:
         """Note the end.
 
@@ -389,3 +617,10 @@ class EmrTerminateClusterOperator(EmrFailuresMixin, BaseOperator):
         verdict = self.judge_cluster(cluster_id, "timeout").verdict
         told = "it was told to terminate and has not: end it in the EMR console."
         self.fail(replace(verdict, reason=f"{told} {verdict.reason}"))
+
+
+def _user(context: Context) -> str:
+    """Return the name under which a task instance takes leases."""
+    ti = context["ti"]
+    map_index = -1 if ti.map_index is None else ti.map_index
+    return lease_user(ti.dag_id, ti.run_id, ti.task_id, map_index)

@@ -45,6 +45,7 @@ class EmrClusterSensor(EmrFailuresMixin, BaseSensorOperator):
         """Wait in the triggerer."""
         cluster_id = require_id(self.cluster_id, "cluster_id")
         self.show_links(cluster_id)
+        self.keep_lease(context, cluster_id)
         deadline = in_future(timedelta(seconds=self.timeout))
         self.defer(
             trigger=EmrClusterTrigger(
@@ -88,6 +89,7 @@ class EmrStepSensor(EmrFailuresMixin, BaseSensorOperator):
         cluster_id = require_id(self.cluster_id, "cluster_id")
         step_id = require_id(self.step_id, "step_id")
         self.show_links(cluster_id, step_id)
+        self.keep_lease(context, cluster_id)
         deadline = in_future(timedelta(seconds=self.timeout))
         self.defer(
             trigger=EmrStepTrigger(

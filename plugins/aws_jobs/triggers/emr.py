@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 from typing import TYPE_CHECKING, Any
 
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from aws_jobs.aws_errors import is_passing
+from aws_jobs.cluster_lease import end_or_release
 from aws_jobs.emr_polling import CLUSTERS, shared_ask
 from aws_jobs.job_flow import (
     CLUSTER_ENDING,
@@ -13,12 +20,14 @@ from aws_jobs.job_flow import (
     cancel_steps,
     terminate_cluster,
 )
-from aws_jobs.polling import Watch, sweeps
+from aws_jobs.lease_renewal import lease_table, renewing, split_arguments
+from aws_jobs.polling import Watch, settle, sweeps
 from aws_jobs.triggers.shared import SharedTrigger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable
 
+    from aws_jobs.cluster_lease import Pool
     from aws_jobs.polling import Sweep, Watchlist
 
 
@@ -31,9 +40,28 @@ def _is_steps(group: Hashable) -> bool:
 
 
 class EmrTrigger(SharedTrigger):
-    """Base of the triggers that share EMR's stream."""
+    """Base of the triggers that share EMR's stream.
+
+    :param lease: the run's lease on a shared cluster and its ``table``, to be renewed meanwhile.
+    """
 
     service = "emr"
+
+    def __init__(self, *, lease: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lease = lease
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that all these triggers have."""
+        return {**super().arguments(), **({"lease": self.lease} if self.lease else {})}
+
+    async def filter_shared_stream(
+        self, shared_stream: AsyncIterator[Sweep]
+    ) -> AsyncIterator[TriggerEvent]:
+        """Wait, and keep the lease."""
+        async with renewing(self.lease, self.aws_conn_id, self.region):
+            async for event in super().filter_shared_stream(shared_stream):
+                yield event
 
     @classmethod
     def sweeps(
@@ -81,8 +109,12 @@ class EmrClusterTrigger(EmrTrigger):
         return None
 
     def end(self, emr: Any) -> None:
-        """Terminate the cluster."""
-        terminate_cluster(emr, self.cluster_id)
+        """Terminate the cluster; give back the lease on a shared one."""
+        if self.lease is None:
+            terminate_cluster(emr, self.cluster_id)
+            return
+        table, lease = split_arguments(self.lease)
+        end_or_release(emr, lease_table(table, self.aws_conn_id, self.region), lease)
 
 
 class EmrStepTrigger(EmrTrigger):
@@ -142,3 +174,72 @@ class EmrStepTrigger(EmrTrigger):
     def end(self, emr: Any) -> None:
         """Cancel the step."""
         cancel_steps(emr, self.cluster_id, [self.step_id])
+
+
+class EmrPoolTrigger(BaseTrigger):
+    """Wait until nobody is founding a cluster for a pool: then there is one to join, or to found.
+
+    Outcomes: ``free``, ``timeout``, ``refused`` with DynamoDB's message.
+
+    :param table: the table of leases.
+    :param deadline: Unix time at which waiting ends.
+    :param interval: seconds between two looks at the most; the first come quicker.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: str,
+        pool_id: str,
+        deadline: float,
+        interval: float,
+        aws_conn_id: str | None,
+        region: str | None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.table = table
+        self.pool_id = pool_id
+        self.deadline = deadline
+        self.interval = interval
+        self.aws_conn_id = aws_conn_id
+        self.region = region
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what another triggerer needs to go on."""
+        return (
+            "aws_jobs.triggers.emr.EmrPoolTrigger",
+            {
+                "table": self.table,
+                "pool_id": self.pool_id,
+                "deadline": self.deadline,
+                "interval": self.interval,
+                "aws_conn_id": self.aws_conn_id,
+                "region": self.region,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until the founder has founded, or is taken for dead."""
+        began = time.monotonic()
+        pause = 1.0
+        while True:
+            event = await self._look()
+            left = self.deadline - time.time()
+            if event is None and left <= 0:
+                event = {"outcome": "timeout"}
+            if event is not None:
+                await settle(began)
+                yield TriggerEvent(event)
+                return
+            await asyncio.sleep(min(pause * random.uniform(0.8, 1.2), left))  # noqa: S311 - jitter
+            pause = min(self.interval, pause * 1.5)
+
+    async def _look(self) -> dict[str, Any] | None:
+        try:
+            pool = await asyncio.to_thread(self._pool)
+        except Exception as error:
+            return None if is_passing(error) else {"outcome": "refused", "message": str(error)}
+        return None if pool.is_being_founded else {"outcome": "free"}
+
+    def _pool(self) -> Pool:
+        return lease_table(self.table, self.aws_conn_id, self.region).pool(self.pool_id)
