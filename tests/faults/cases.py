@@ -1,7 +1,7 @@
 """Cases that are begun together, because most of their time is waiting, and judged one by one.
 
-    CASES = [Case("the step fails once", ["step"], failing_tries=1, submissions={"step": 2})]
-    outcomes = fixture_of(CASES)
+    CASES = [Case("the step fails once", ["cluster", "step"], conf={"failing_tries": 1})]
+    outcomes = outcomes_of(GROUP)
 
     @each_of(CASES)
     def test_ends(case: Case, outcomes: Outcomes) -> None:
@@ -12,8 +12,9 @@ Only those are begun that pytest was asked for, so that each can be run alone wi
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,10 +32,12 @@ class Case:
     :param words: the case in words: its row of the table.
     :param kinds: of external jobs.
     :param faults: what localaws does to the clusters, steps and jobs of this run alone.
+    :param strikes: what is done to its task processes.
     :param happens: what a person does, once the run has begun.
     :param states: in which the run may end.
     :param submissions: how many external jobs each of these tasks makes.
     :param conf: parameters of the DAG.
+    :param quick: whether it is one of the few that always run.
     """
 
     words: str
@@ -45,20 +48,16 @@ class Case:
     states: Collection[str] = ("success",)
     submissions: Mapping[str, int] = field(default_factory=dict)
     conf: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The case as a part of run ids and of tests' names."""
-        return slug(self.words)
+    quick: bool = False
 
     @property
     def own_faults(self) -> list[dict[str, Any]]:
         """The fault plan, held to what this run makes."""
-        names = f"f*-{self.name}--"
+        names = f"f*-{slug(self.words)}--"
         return [
             {**fault, "cluster": f"{names}cluster*"}
             if fault["kind"] in CLUSTER_KINDS
-            else {"job": f"{names}*", **fault}
+            else {**fault, "job": f"{names}{fault.get('job', '*')}"}
             if fault["kind"] in JOB_KINDS
             else dict(fault)
             for fault in self.faults
@@ -66,58 +65,73 @@ class Case:
 
 
 class Outcomes:
-    """What became of the cases of a module."""
+    """What became of cases.
 
-    def __init__(self) -> None:
-        self._wrong: dict[str, list[Exception | AssertionError]] = {}
+    :param world: whose operators are held to the cases, if they are ours.
+    """
 
-    def judge(self, world: FaultWorld, cases: Sequence[Case]) -> Outcomes:
-        """Begin all cases, let happen what happens, and judge each."""
-        plan = itertools.chain.from_iterable(case.own_faults for case in cases)
-        world.set_faults(list(plan))
-        runs = {
-            case.name: world.begin(case.words, case.kinds, strikes=case.strikes, **case.conf)
-            for case in cases
-        }
-        for case in cases:
-            self._wrong[case.name] = []
-            if case.happens is not None:
-                with self._noting(case):
-                    case.happens(runs[case.name])
-        for case in cases:
+    def __init__(self, world: FaultWorld) -> None:
+        self._world = world
+        self._wrong: dict[str, list[Exception]] = {}
+
+    def judge(self, *cases: Case, plan: Sequence[Mapping[str, Any]] = ()) -> Outcomes:
+        """Begin all cases, let happen what happens, and judge each.
+
+        :param plan: faults that strike all of them.
+        """
+        world = self._world
+        own = [fault for case in cases for fault in case.own_faults]
+        world.set_faults([*own, *map(dict, plan)])
+        runs = [
+            world.begin(case.words, case.kinds, strikes=case.strikes, **case.conf) for case in cases
+        ]
+        for case, run in zip(cases, runs, strict=True):
             with self._noting(case):
-                world.judge(runs[case.name], states=case.states, submissions=case.submissions)
+                if case.happens is not None:
+                    case.happens(run)
+        for case, run in zip(cases, runs, strict=True):
+            with self._noting(case):
+                world.judge(run, states=case.states, submissions=case.submissions)
         world.set_faults([])
         return self
 
-    def check(self, case: Case) -> None:
-        """Fail where the case has not gone as it should."""
-        if wrong := self._wrong[case.name]:
+    def check(self, *cases: Case) -> None:
+        """Fail where a case has not gone as it should."""
+        wrong = [error for case in cases for error in self._wrong.get(case.words, [])]
+        if wrong and self._world.is_ours:
+            # what it was judged for says more than what was not to be had before
             raise wrong[-1]
 
-    def _noting(self, case: Case) -> _Noting:
-        return _Noting(self._wrong[case.name])
+    @contextmanager
+    def _noting(self, case: Case) -> Iterator[None]:
+        """Note what goes wrong: the other cases go on."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self._wrong.setdefault(case.words, []).append(error)
 
 
-class _Noting:
-    """Notes what a block raises: the other cases go on."""
-
-    def __init__(self, notes: list[Exception | AssertionError]) -> None:
-        self._notes = notes
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> bool:
-        if isinstance(error, Exception):
-            self._notes.append(error)
-            return True
-        return False
+@contextmanager
+def as_far_as_it_goes(world: FaultWorld) -> Iterator[None]:
+    """Let the stock operators be judged though they have not come to where ours come."""
+    try:
+        yield
+    except Exception:
+        if world.is_ours:
+            raise
+        traceback.print_exc()
 
 
 def each_of(cases: Sequence[Case]) -> pytest.MarkDecorator:
     """Make a test of each case."""
-    return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(case, id=slug(case.words), marks=[pytest.mark.quick] if case.quick else [])
+            for case in cases
+        ],
+    )
 
 
 def outcomes_of(group: str) -> Callable[..., Outcomes]:
@@ -134,6 +148,6 @@ def outcomes_of(group: str) -> Callable[..., Outcomes]:
             if item.module is request.module and "outcomes" in item.fixturenames
         ]
         world.group = group
-        return Outcomes().judge(world, asked)
+        return Outcomes(world).judge(*asked)
 
     return outcomes

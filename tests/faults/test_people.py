@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy
 
 from scripts.airflow_rest import AirflowRestError
-from tests.faults.cases import Case, Outcomes, each_of, outcomes_of
+from tests.faults.cases import Case, Outcomes, as_far_as_it_goes, each_of, outcomes_of
 from tests.faults.dags.fault_requests import ARRAY_SIZE
 from tests.faults.strikes import Plan, Strike
 from tests.faults.world import FaultRun, FaultWorld
@@ -44,7 +44,7 @@ def once(state: str, tasks: Sequence[str], act: Happens) -> Happens:
 
     def happens(run: FaultRun) -> None:
         for task in tasks:
-            run.wait_task(task, state)
+            run.wait_task(task, state, timeout=240)
         act(run)
 
     return happens
@@ -54,7 +54,7 @@ def once_held(act: Happens) -> Happens:
     """Act once the processes stand still that are to."""
 
     def happens(run: FaultRun) -> None:
-        run.wait_until_held()
+        run.wait_until_held(240)
         act(run)
 
     return happens
@@ -125,6 +125,7 @@ DEFERRED = [
         states=("failed",),
         submissions=ONCE,
         conf=WAITS,
+        quick=True,
     ),
     Case(
         "deferred tasks are marked success",
@@ -139,6 +140,7 @@ DEFERRED = [
         happens=once("deferred", TASKS, clear(*TASKS)),
         submissions=TWICE,
         conf=WAITS,
+        quick=True,
     ),
     Case(
         "deferred tasks are cleared three times in a row",
@@ -169,6 +171,7 @@ DEFERRED = [
         STARTS_SLOWLY,
         happens=once("deferred", ["create_cluster"], clear("create_cluster")),
         submissions=TWO_CLUSTERS,
+        quick=True,
     ),
     Case(
         "another task of the run is cleared",
@@ -327,21 +330,28 @@ def test_people(case: Case, outcomes: Outcomes) -> None:
     outcomes.check(case)
 
 
+def wait_until_deferred(run: FaultRun, *tasks: str) -> None:
+    for task in tasks:
+        run.wait_task(task, "deferred", timeout=240)
+
+
 def test_people_act_while_no_triggerer_lives(world: FaultWorld) -> None:
-    begin = lambda words: world.begin(f"no triggerer, and {words}", ALL, waits=True)  # noqa: E731
     acts: dict[str, Happens] = {
         "tasks are cleared": clear(*TASKS),
         "tasks are marked failed": mark("failed", *TASKS),
         "the run is cleared": clear_run,
     }
-    runs = {words: begin(words) for words in acts}
-    for run in runs.values():
-        for task in TASKS:
-            run.wait_task(task, "deferred")
+    runs = {
+        words: world.begin(f"no triggerer lives, and {words}", ALL, waits=True) for words in acts
+    }
+    with as_far_as_it_goes(world):
+        for run in runs.values():
+            wait_until_deferred(run, *TASKS)
 
     world.kill("triggerer", signal.SIGKILL)
-    for words, act in acts.items():
-        act(runs[words])
+    with as_far_as_it_goes(world):
+        for words, act in acts.items():
+            act(runs[words])
     world.restart("triggerer")
 
     world.judge(runs["tasks are cleared"], submissions=TWICE)
@@ -351,30 +361,30 @@ def test_people_act_while_no_triggerer_lives(world: FaultWorld) -> None:
 
 def test_the_dag_is_paused_while_its_tasks_wait(world: FaultWorld) -> None:
     run = world.begin("the DAG is paused while its jobs end", ALL, waits=True)
-    for task in TASKS:
-        run.wait_task(task, "deferred")
+    with as_far_as_it_goes(world):
+        wait_until_deferred(run, *TASKS)
 
-    world.rest.set_paused(run.dag_id, True)
-    try:
-        run.let_work_end()
-        run.until(lambda: all(job.ended for job in run.external_jobs if job.kind != "cluster"))
-    finally:
-        world.rest.set_paused(run.dag_id, False)
+        world.rest.set_paused(run.dag_id, True)
+        try:
+            run.let_work_end()
+            run.until(lambda: all(job.ended for job in run.external_jobs if job.kind != "cluster"))
+        finally:
+            world.rest.set_paused(run.dag_id, False)
 
     world.judge(run, submissions=ONCE)
 
 
 def test_a_run_is_deleted(world: FaultWorld) -> None:
     run = world.begin("a run is deleted, and made again", ALL, waits=True)
-    for task in TASKS:
-        run.wait_task(task, "deferred")
+    with as_far_as_it_goes(world):
+        wait_until_deferred(run, *TASKS)
 
-    with pytest.raises(AirflowRestError, match="409"):
+        with pytest.raises(AirflowRestError, match="409"):
+            world.rest.delete_run(run.dag_id, run.run_id)
+        run.let_work_end()
+        run.until(lambda: run.state == "success", 240)
         world.rest.delete_run(run.dag_id, run.run_id)
-    run.let_work_end()
-    run.until(lambda: run.state == "success")
-    world.rest.delete_run(run.dag_id, run.run_id)
-    world.rest.trigger(run.dag_id, conf={"work": str(run.work)}, run_id=run.run_id)
+        world.rest.trigger(run.dag_id, conf={"work": str(run.work)}, run_id=run.run_id)
 
     world.judge(run, submissions=TWICE)
 
@@ -386,28 +396,29 @@ def test_a_backfill_is_stopped(world: FaultWorld) -> None:
     backfill = world.rest.backfill(
         dag_id, "2013-01-01", "2013-01-02", max_active_runs=1, conf={"work": str(world.work)}
     )
-    runs = [
+    under_way, queued = (
         FaultRun(
             world,
             f"a backfill is stopped: {what}",
             dag_id,
             run["dag_run_id"],
             ["cluster", "step"],
-            plan,
+            Plan(world.plans / f"backfill-{number}", ()),
         )
-        for what, run, plan in zip(
-            ("the run under way", "the queued run"),
-            world.rest.runs(dag_id),
-            (Plan(world.plans / f"backfill-{number}", ()) for number in range(2)),
-            strict=True,
+        for number, (what, run) in enumerate(
+            zip(
+                ("the run under way", "the queued run"),
+                [run for run in world.rest.runs(dag_id) if run["run_type"] == "backfill"],
+                strict=True,
+            )
         )
-    ]
-    for run in runs:
+    )
+    for run in (under_way, queued):
         run.work.mkdir()
-    under_way, queued = runs
-    under_way.wait_task("step", "deferred")
+    with as_far_as_it_goes(world):
+        wait_until_deferred(under_way, "step")
 
-    world.rest.call("PUT", f"/backfills/{backfill}/cancel")
+        world.rest.call("PUT", f"/backfills/{backfill}/cancel")
 
     world.judge(under_way, submissions={"create_cluster": 1, "step": 1})
     world.judge(queued, states=("failed",), submissions={"create_cluster": 0, "step": 0})
@@ -416,19 +427,12 @@ def test_a_backfill_is_stopped(world: FaultWorld) -> None:
 def test_a_deferral_times_out(world: FaultWorld) -> None:
     """Airflow then fails the task without asking its trigger, whose own budgets are shorter."""
     run = world.begin("a deferral times out", ALL, waits=True)
-    for task in TASKS:
-        run.wait_task(task, "deferred")
+    with as_far_as_it_goes(world):
+        wait_until_deferred(run, *TASKS)
 
-    engine = sqlalchemy.create_engine(
-        world.stack.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"], poolclass=sqlalchemy.NullPool
-    )
-    with engine.begin() as database:
-        late = "UPDATE task_instance SET trigger_timeout = now() WHERE run_id = :run"
-        done = database.execute(
-            sqlalchemy.text(f"{late} AND state = 'deferred'"), {"run": run.run_id}
-        )
-    assert done.rowcount == len(TASKS)
-    run.until(lambda: run.world.rest.task(run.dag_id, run.run_id, "job")["try_number"] == 2)
+        _time_out(run)
+        for task in TASKS:
+            run.until(lambda task=task: _try_number(run, task) == 2, 240)
 
     world.judge(run, submissions={"create_cluster": 1, "step": 2, "job": 2, "array_job": 2})
 
@@ -440,14 +444,30 @@ def test_a_changed_dag_is_deployed_while_tasks_wait(world: FaultWorld) -> None:
     run = world.begin_dag(
         "a changed DAG is deployed", dag_id, ["cluster", "step", "job"], waits=True
     )
-    for task in ("step", "job"):
-        run.wait_task(task, "deferred")
+    with as_far_as_it_goes(world):
+        wait_until_deferred(run, "step", "job")
 
-    (world.plans / "deployed").write_text("2")
-    os.utime(Path(__file__).parent / "dags" / "faults_people.py")
-    run.until(lambda: "notify" in _task_ids(world, dag_id))
+        (world.plans / "deployed").write_text("2")
+        os.utime(Path(__file__).parent / "dags" / "faults_people.py")
+        run.until(lambda: "notify" in _task_ids(world, dag_id), 240)
 
     world.judge(run, submissions={"create_cluster": 1, "step": 1, "job": 1})
+
+
+def _time_out(run: FaultRun) -> None:
+    """Let the deferrals of a run be over: what Airflow's clock does after hours."""
+    engine = sqlalchemy.create_engine(
+        run.world.stack.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"],
+        poolclass=sqlalchemy.NullPool,
+    )
+    update = "UPDATE task_instance SET trigger_timeout = now() WHERE run_id = :run AND state = :now"
+    with engine.begin() as database:
+        done = database.execute(sqlalchemy.text(update), {"run": run.run_id, "now": "deferred"})
+    assert done.rowcount == len(TASKS)
+
+
+def _try_number(run: FaultRun, task: str) -> int:
+    return int(run.world.rest.task(run.dag_id, run.run_id, task)["try_number"])
 
 
 def _task_ids(world: FaultWorld, dag_id: str) -> set[str]:

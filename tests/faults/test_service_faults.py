@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from localaws.quotas import BATCH_QUOTAS, EMR_QUOTAS
+from tests.faults.cases import Case, Outcomes
 from tests.faults.strikes import Strike
 from tests.faults.world import FaultRun, FaultWorld
 
@@ -35,16 +35,8 @@ def of_calls(kind: str, *operations: str, **fault: Any) -> list[dict[str, Any]]:
 
 SUBMISSIONS = ("RunJobFlow", "AddJobFlowSteps", "SubmitJob")
 EVERY_MUTATION = (*SUBMISSIONS, "TerminateJobFlows", "SetTerminationProtection")
+ENDS = ("CancelSteps", "TerminateJob", "TerminateJobFlows")
 LISTINGS = ("ListClusters", "ListSteps", "ListJobs", "DescribeCluster", "DescribeJobs")
-
-
-@contextmanager
-def faults(world: FaultWorld, plan: list[dict[str, Any]]) -> Iterator[None]:
-    """Have a plan in force."""
-    world.set_faults(plan)
-    print(f"seed {SEED}: {plan}")
-    yield
-    world.set_faults([])
 
 
 @pytest.mark.parametrize(
@@ -83,87 +75,113 @@ def faults(world: FaultWorld, plan: list[dict[str, Any]]) -> Iterator[None]:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_calls_go_wrong(world: FaultWorld, words: str, plan: list[dict[str, Any]]) -> None:
-    with faults(world, plan):
-        runs = [
-            world.begin(words, ALL),
-            world.begin(f"{words}: protected", ["cluster", "step"], protected=True),
-        ]
-        for run in runs:
-            world.judge(run, submissions={task: 1 for task in ONCE if task in run.task_states})
+    print(f"seed {SEED}")
+    cases = [
+        Case(words, ALL, submissions=ONCE),
+        Case(
+            f"{words}: protected",
+            ["cluster", "step"],
+            conf={"protected": True},
+            submissions={"create_cluster": 1, "step": 1},
+        ),
+    ]
+    Outcomes(world).judge(*cases, plan=plan).check(*cases)
 
 
 def test_quotas_are_as_aws_documents_them(world: FaultWorld) -> None:
     """Twelve runs at once want more than a burst of each call."""
-    with faults(world, [*EMR_QUOTAS, *BATCH_QUOTAS]):
-        runs = [world.begin("AWS's documented quotas, 12 runs at once", ALL) for _ in range(12)]
-        for run in runs:
-            world.judge(run, submissions=ONCE)
+    case = Case("AWS's documented quotas, 12 runs at once", ALL, submissions=ONCE)
+    Outcomes(world).judge(*[case] * 12, plan=[*EMR_QUOTAS, *BATCH_QUOTAS]).check(case)
 
 
 def test_what_was_submitted_does_not_show_for_5_s_and_its_task_is_killed(world: FaultWorld) -> None:
-    strikes = [
-        Strike("after call:RunJobFlow", "KILL", "create_cluster"),
-        Strike("after call:AddJobFlowSteps", "KILL", "step"),
-        Strike("after call:SubmitJob", "KILL", "job"),
-        Strike("after call:SubmitJob", "KILL", "array_job"),
-    ]
-    with faults(world, at_emr_and_batch("listing_lag", seconds=5)):
-        run = world.begin(
-            "listings lag 5 s, and tasks are killed after the call",
-            ALL,
-            strikes=strikes,
-            waits=True,
-        )
-        for task in TASKS:
-            run.until(lambda task=task: _tries(run, task) == 2)
-            run.wait_task(task, "deferred", "success")
-        world.judge(run, submissions=ONCE)
+    case = Case(
+        "listings lag 5 s, tasks are killed after the call",
+        ALL,
+        strikes=[
+            Strike("after call:RunJobFlow", "KILL", "create_cluster"),
+            Strike("after call:AddJobFlowSteps", "KILL", "step"),
+            Strike("after call:SubmitJob", "KILL", "job"),
+            Strike("after call:SubmitJob", "KILL", "array_job"),
+        ],
+        happens=once_made_again,
+        submissions=ONCE,
+        conf={"waits": True},
+    )
+    Outcomes(world).judge(case, plan=at_emr_and_batch("listing_lag", seconds=5)).check(case)
 
 
 def test_the_answers_to_what_ends_jobs_are_lost(world: FaultWorld) -> None:
-    """Cleared while they wait: what ends them is called by the trigger, and by the new try."""
-    plan = of_calls("lost_answer", "CancelSteps", "TerminateJob", "TerminateJobFlows", count=3)
-    with faults(world, plan):
-        run = world.begin("cleared, and the answers to what ends jobs are lost", ALL, waits=True)
-        for task in TASKS:
-            run.wait_task(task, "deferred")
-        world.rest.clear(run.dag_id, run.run_id, TASKS)
-        world.judge(run, submissions=TWICE)
+    """Both the trigger and the new try end what was left."""
+    case = Case(
+        "cleared, and the answers to what ends jobs are lost",
+        ALL,
+        happens=once_deferred(lambda run: run.world.rest.clear(run.dag_id, run.run_id, TASKS)),
+        submissions=TWICE,
+        conf={"waits": True},
+    )
+    Outcomes(world).judge(case, plan=of_calls("lost_answer", *ENDS, count=3)).check(case)
 
 
-def test_people_mark_tasks_failed_while_what_ends_jobs_is_throttled(world: FaultWorld) -> None:
-    plan = of_calls("throttle", "CancelSteps", "TerminateJob", "TerminateJobFlows", count=2)
-    with faults(world, plan):
-        run = world.begin("marked failed, and what ends jobs is throttled", ALL, waits=True)
+def test_tasks_are_marked_failed_while_what_ends_jobs_is_throttled(world: FaultWorld) -> None:
+    def mark(run: FaultRun) -> None:
         for task in TASKS:
-            run.wait_task(task, "deferred")
-        for task in TASKS:
-            world.rest.mark_task(run.dag_id, run.run_id, task, "failed")
-        world.judge(run, states=("failed",), submissions=ONCE)
+            run.world.rest.mark_task(run.dag_id, run.run_id, task, "failed")
+
+    case = Case(
+        "marked failed, and what ends jobs is throttled",
+        ALL,
+        happens=once_deferred(mark),
+        states=("failed",),
+        submissions=ONCE,
+        conf={"waits": True},
+    )
+    Outcomes(world).judge(case, plan=of_calls("throttle", *ENDS, count=2)).check(case)
 
 
 def test_batch_forgets_jobs(world: FaultWorld) -> None:
     """They go on, unseen: each is given up after two minutes, told to end, and made again."""
-    words = "Batch forgets jobs that go on"
-    plan = [
-        {
-            "kind": "vanish",
-            "job": f"*-batch-forgets-jobs-that-go-on--{kind}",
-            "seconds": 3,
-            "count": 1,
-        }
-        for kind in ("job*", "array*")
-    ]
-    with faults(world, plan):
-        run = world.begin(words, ["job", "array"], waits=True)
-        for task in ("job", "array_job"):
-            run.until(lambda task=task: _made(run, task) == 2, timeout=300)
-        world.judge(run, submissions={"job": 2, "array_job": 2})
+    case = Case(
+        "Batch forgets jobs that go on",
+        ["job", "array"],
+        [
+            {"kind": "vanish", "job": f"{kind}*", "seconds": 3, "count": 1}
+            for kind in ("job", "array")
+        ],
+        happens=once_made_twice,
+        submissions={"job": 2, "array_job": 2},
+        conf={"waits": True},
+    )
+    Outcomes(world).judge(case).check(case)
 
 
-def _tries(run: FaultRun, task: str) -> int:
-    return int(run.world.rest.task(run.dag_id, run.run_id, task)["try_number"])
+def once_deferred(act: Callable[[FaultRun], object]) -> Callable[[FaultRun], None]:
+    """Act once all tasks wait."""
+
+    def happens(run: FaultRun) -> None:
+        for task in TASKS:
+            run.wait_task(task, "deferred", timeout=240)
+        act(run)
+
+    return happens
+
+
+def once_made_again(run: FaultRun) -> None:
+    """Let the work end once the tasks that were killed wait for it again."""
+    for task in TASKS:
+        run.until(lambda task=task: _tries(run, task) == 2, 300)
+        run.wait_task(task, "deferred")
+
+
+def once_made_twice(run: FaultRun) -> None:
+    """Let the work end once each job has been made again."""
+    for task in ("job", "array_job"):
+        run.until(lambda task=task: _made(run, task) == 2, 300)
 
 
 def _made(run: FaultRun, task: str) -> int:
     return sum(job.task == task for job in run.external_jobs)
+
+
+def _tries(run: FaultRun, task: str) -> int:
+    return int(run.world.rest.task(run.dag_id, run.run_id, task)["try_number"])
