@@ -2,7 +2,8 @@
 # One day of flights on a transient EMR cluster
 
 Checks the day's raw data, starts a cluster, ingests and reports the day, ends the cluster on every
-way out, checks the row counts and publishes the day in the Glue table `flight_delays`.
+way out, checks the row counts and publishes the day in the Glue table `flight_delays`. Runs that
+name the same `cluster_pool`, such as those of a backfill, share clusters.
 
 **Day.** A scheduled or backfilled run is for its logical date. In a run by hand the parameter `day`
 wins, because the form fills in the logical date with the present moment.
@@ -30,7 +31,8 @@ from typing import Any
 from airflow.sdk import Asset, CronDataIntervalTimetable, dag, task
 
 from aws_jobs import daily_output
-from aws_jobs.flights_params import RAW_COLUMNS, flights_params
+from aws_jobs.flights_params import RAW_COLUMNS, cluster_pool_param, flights_params
+from aws_jobs.lease_pool import ClusterReuse
 from aws_jobs.operators.emr import (
     EmrCreateClusterOperator,
     EmrStepOperator,
@@ -48,10 +50,22 @@ REPORT = load_spec(SPECS / "report_step.yaml")
 DAY = "{{ ti.xcom_pull(task_ids='check_input')['day'] }}"
 DAY_URI = "{{ ti.xcom_pull(task_ids='check_input')['day_uri'] }}"
 RAW_URI = "{{ ti.xcom_pull(task_ids='check_input')['input_uri'] }}"
-# A step that runs again runs on a new cluster, so its output never touches what is published.
-WRITES_TO = DAY_URI + "/{{ ti.xcom_pull(task_ids='create_cluster') }}"
-INGESTED = DAY_URI + "/{{ ti.xcom_pull(task_ids='ingest', key='cluster_id') }}"
-REPORTED = DAY_URI + "/{{ ti.xcom_pull(task_ids='report', key='cluster_id') }}"
+# A step that runs again writes to another place, so its output never touches what is published: it
+# runs on a new cluster, or its run has taken a shared one anew, which `cluster_use` tells.
+WRITES_TO = (
+    DAY_URI + "/{{ ti.xcom_pull(task_ids='create_cluster', key='cluster_use')"
+    " or ti.xcom_pull(task_ids='create_cluster') }}"
+)
+INGESTED = (
+    DAY_URI + "/{{ ti.xcom_pull(task_ids='ingest', key='cluster_use')"
+    " or ti.xcom_pull(task_ids='ingest', key='cluster_id') }}"
+)
+REPORTED = (
+    DAY_URI + "/{{ ti.xcom_pull(task_ids='report', key='cluster_use')"
+    " or ti.xcom_pull(task_ids='report', key='cluster_id') }}"
+)
+# Each run has one step at a time, so as many runs as steps may share a cluster.
+STEP_CONCURRENCY = "{{ 4 if params.cluster_pool else 1 }}"
 
 FLIGHT_DELAYS = Asset("flight_delays")
 
@@ -62,7 +76,7 @@ FLIGHT_DELAYS = Asset("flight_delays")
     catchup=False,
     max_active_runs=4,
     default_args={"owner": "data-engineering", "retries": 1, "retry_delay": timedelta(seconds=30)},
-    params=flights_params("flights"),
+    params={**flights_params("flights"), "cluster_pool": cluster_pool_param()},
     user_defined_macros={"run_day": run_day},
     tags=["emr", "spark", "daily"],
     doc_md=__doc__,
@@ -82,10 +96,14 @@ def emr_daily_etl() -> None:
             "output_uri": "{{ day_uri }}",
             "flights_uri": "{{ day_uri }}",
             "rejected_uri": "{{ day_uri }}",
+            "step_concurrency": STEP_CONCURRENCY,
         },
     )
     create_cluster = EmrCreateClusterOperator(
-        task_id="create_cluster", job_flow=CLUSTER, values={"day": DAY}
+        task_id="create_cluster",
+        job_flow=CLUSTER,
+        values={"day": DAY, "step_concurrency": STEP_CONCURRENCY},
+        reuse=ClusterReuse("{{ params.cluster_pool }}"),
     )
     ingest = EmrStepOperator(
         task_id="ingest",

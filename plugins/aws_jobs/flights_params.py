@@ -76,3 +76,15 @@ def flights_params(output_prefix: str) -> dict[str, Param]:
             description="How many core nodes the cluster has beside its primary.",
         ),
     }
+
+
+def cluster_pool_param() -> Param:
+    """Return the parameter that names the pool in which a run shares its cluster."""
+    return Param(
+        "",
+        type="string",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$(?!\n)",
+        title="Cluster pool",
+        description="Runs that name the same pool, such as those of a backfill, share clusters; "
+        "empty: a cluster of its own.",
+    )
