@@ -24,14 +24,14 @@ class Strike:
         eviction. ``HOST``: SIGKILL to its supervisor and to itself, as a lost host. ``HOLD``: it
         stands still until it is let go.
     :param nth: the how many-th such event of the process.
-    :param try_number: of that try only; None for whichever comes first.
+    :param try_number: of that try only; None for whichever comes there first.
     """
 
     at: str
     action: str
     task_id: str
     nth: int = 1
-    try_number: int | None = 1
+    try_number: int | None = None
     map_index: int = -1
 
 
