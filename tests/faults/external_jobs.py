@@ -90,7 +90,7 @@ def _kind(name: str, run_id: str) -> str | None:
 
 
 def _is_tagged(found: Mapping[str, Any], dag_id: str, run_id: str) -> bool:
-    return {TAG_DAG: dag_id, TAG_RUN: run_id}.items() <= found["tags"].items()
+    return {TAG_DAG: dag_id, TAG_RUN: run_id}.items() <= dict(found["tags"]).items()
 
 
 def _job(kind: str, task: str, found: Mapping[str, Any]) -> ExternalJob:
