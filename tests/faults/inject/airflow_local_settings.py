@@ -75,7 +75,7 @@ def _begin(ti: Any) -> None:
             _strikes.append((file, strike))
 
 
-def _wrap_task_runner(module: ModuleType) -> None:
+def _wrap_task_runner(module: Any) -> None:
     run, execute = module._run_task_and_map_outcome, module._execute_task
     defer, succeed, finalize = (
         module._defer_task,
@@ -110,7 +110,7 @@ def _after(at: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _wrap_state_store(module: ModuleType) -> None:
+def _wrap_state_store(module: Any) -> None:
     store = module.TaskStateStoreAccessor
     set_value = store.set
 
@@ -123,7 +123,7 @@ def _wrap_state_store(module: ModuleType) -> None:
     store.set = set_state
 
 
-def _wrap_botocore(module: ModuleType) -> None:
+def _wrap_botocore(module: Any) -> None:
     client = module.BaseClient
     call = client._make_api_call
 
@@ -147,7 +147,7 @@ _WRAPPERS = {
 class _Loader(importlib.abc.Loader):
     """The module's own loader, and then its wrapper."""
 
-    def __init__(self, loader: importlib.abc.Loader, wrap: Callable[[ModuleType], None]) -> None:
+    def __init__(self, loader: importlib.abc.Loader, wrap: Callable[[Any], None]) -> None:
         self._loader = loader
         self._wrap = wrap
 
