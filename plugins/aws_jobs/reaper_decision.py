@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aws_jobs.identity import TAG_ENDS_BY, RunKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 # How long an owner must have been gone, and its job with it, before the job is ended.
 GRACE = timedelta(minutes=10)
@@ -48,6 +48,8 @@ class Action(StrEnum):
     """Somebody needs it."""
     LEAVE = "leave"
     """Nobody can tell whether somebody needs it: a person has to look."""
+    RELEASE = "release"
+    """Some who share it are gone: their leases are given back, if that is so after the grace."""
     END = "end"
     """Nobody needs it: it is ended if that is still so after the grace."""
     END_NOW = "end now"
@@ -102,17 +104,20 @@ class Owner:
 class Judgement:
     """What is done with an external job, and why.
 
-    :param gone_since: when its owner went; None where nobody can tell.
+    :param gone_since: when its owner went, the last of them where there are several; None where
+        nobody can tell.
+    :param gone_users: who of those that share it are gone.
     """
 
     action: Action
     why: str
     gone_since: datetime | None = None
+    gone_users: tuple[str, ...] = ()
 
     @property
-    def is_end(self) -> bool:
-        """Whether nobody needs the external job, or its time is up."""
-        return self.action in (Action.END, Action.END_NOW)
+    def is_left(self) -> bool:
+        """Whether nothing is done."""
+        return self.action in (Action.KEEP, Action.LEAVE)
 
     def waits(self, now: datetime, grace: timedelta) -> bool:
         """Whether its owner is not known to have been gone for the grace."""
@@ -161,19 +166,22 @@ def _judge_by_task(owner: Owner) -> Judgement:
     return Judgement(Action.LEAVE, f"its task is {owner.task!r}, and its run {owner.run}")
 
 
-def judge_by_users(users: Iterable[tuple[str, Judgement]]) -> Judgement:
-    """Judge a shared cluster by those who hold a lease on it now, each judged by its own run."""
-    judged = list(users)
-    if not judged:
-        return Judgement(Action.END, "nobody holds a lease on it")
-    for user, judgement in judged:
-        if not judgement.is_end:
-            return Judgement(judgement.action, f"{user} uses it: {judgement.why}")
-    moments = [judgement.gone_since for _, judgement in judged]
+def judge_by_users(users: Mapping[str, Judgement]) -> Judgement:
+    """Judge a shared cluster by those whose lease on it is in force, each judged by its own run."""
+    gone = {user: each for user, each in users.items() if not each.is_left}
+    there = {user: each for user, each in users.items() if each.is_left}
+    words = "; ".join(f"{user}: {each.why}" for user, each in {**gone, **there}.items())
+    if there and not gone:
+        needed = any(each.action is Action.KEEP for each in there.values())
+        return Judgement(Action.KEEP if needed else Action.LEAVE, f"it is shared by {words}")
+    moments = [each.gone_since for each in gone.values()]
     known = [moment for moment in moments if moment is not None]
-    last = max(known) if len(known) == len(moments) else None
-    why = "; ".join(f"{user}: {judgement.why}" for user, judgement in judged)
-    return Judgement(Action.END, f"nobody uses it any more: {why}", last)
+    return Judgement(
+        action=Action.RELEASE if there else Action.END,
+        why=f"it was shared by {words}" if words else "nobody holds a lease on it any more",
+        gone_since=max(known) if known and len(known) == len(moments) else None,
+        gone_users=tuple(gone),
+    )
 
 
 def utc_now() -> datetime:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from aws_jobs.cluster_lease import Lease, LeaseTable, user_owner
+from aws_jobs.identity import TAG_POOL
 from aws_jobs.reaper_aws import BatchJobs, Clusters
 from aws_jobs.reaper_decision import (
     GRACE,
@@ -16,6 +18,7 @@ from aws_jobs.reaper_decision import (
     LiveJob,
     judge_by_owner,
     judge_by_tags,
+    judge_by_users,
     utc_now,
 )
 
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from aws_jobs.settings import Settings
 
 log = logging.getLogger(__name__)
+
+# How long DynamoDB is asked for the users of a cluster, in seconds: there may be many clusters.
+_LEASE_BUDGET = 30.0
 
 
 @dataclass(frozen=True)
@@ -69,18 +75,20 @@ class Look:
     @property
     def orphans(self) -> list[Finding]:
         """What nobody needs."""
-        return self.with_action(Action.END, Action.END_NOW)
+        return self.with_action(Action.RELEASE, Action.END, Action.END_NOW)
 
 
 @dataclass
 class Outcome:
     """What became of the orphans.
 
+    :param released: clusters of which some users' leases were given back, and others go on.
     :param spared: what was not ended after all, and why.
     :param problems: what could not be ended.
     """
 
     ended: list[Finding] = field(default_factory=list)
+    released: list[Finding] = field(default_factory=list)
     spared: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -91,11 +99,13 @@ class Reaper:
 
     :param places: where external jobs live.
     :param new_owners: begins a look at Airflow.
+    :param leases: who shares clusters, where any are shared.
     :param grace: how long an owner must have been gone.
     """
 
     places: Sequence[Place]
     new_owners: Callable[[], Owners]
+    leases: LeaseTable | None = None
     grace: timedelta = GRACE
 
     @classmethod
@@ -114,7 +124,9 @@ class Reaper:
             Clusters.of(client("emr"), settings.deployment_id, settings.quota_share),
             BatchJobs.of(client("batch"), settings.deployment_id, settings.quota_share),
         )
-        return cls(places, new_owners, grace)
+        name = settings.leases_table
+        leases = LeaseTable(client("dynamodb"), name, _LEASE_BUDGET) if name else None
+        return cls(places, new_owners, leases, grace)
 
     def look(self) -> Look:
         """Judge all that lives; nothing is changed. What cannot be looked at hides nothing else."""
@@ -150,11 +162,45 @@ class Reaper:
             outcome.spared.append(f"{place.kind} {external_id} has ended meanwhile")
             return
         finding = Finding(job, self._judge(job, self.new_owners()))
-        if not finding.judgement.is_end or finding.judgement.is_too_early(utc_now(), self.grace):
+        judgement = finding.judgement
+        if judgement.is_left or judgement.is_too_early(utc_now(), self.grace):
             outcome.spared.append(str(finding))
-            return
-        place.end(job, finding.judgement.why)
-        outcome.ended.append(finding)
+        elif self._give_back_leases(job, judgement):
+            place.end(job, judgement.why)
+            outcome.ended.append(finding)
+        elif judgement.action is Action.RELEASE:
+            outcome.released.append(finding)
+        else:
+            outcome.spared.append(f"{finding}; somebody has joined it since")
+
+    def _give_back_leases(self, job: LiveJob, judgement: Judgement) -> bool:
+        """Give back the leases of those who are gone, and say whether the job may be ended.
+
+        Whoever closes a cluster's item, by the same write as the last lease, may end the cluster.
+        """
+        if self.leases is None or job.kind is not Kind.CLUSTER:
+            return True
+        if judgement.action is Action.END_NOW:
+            return self._close(job)
+        shared = self.leases.cluster(job.external_id)
+        if shared is None:
+            return judgement.action is Action.END
+        users = {
+            user: hold.use for user, hold in shared.users.items() if user in judgement.gone_users
+        }
+        # Nobody's lease: where no user is left, the item is closed all the same.
+        for user, use in (users or {"": ""}).items():
+            shared = self.leases.release(Lease(job.external_id, user, use))
+        return shared is None or shared.is_closing
+
+    def _close(self, job: LiveJob) -> bool:
+        """Let nobody join a cluster whose time is up; it is ended also where that fails."""
+        assert self.leases is not None
+        try:
+            self.leases.close(job.external_id)
+        except Exception as error:
+            log.warning("The leases on cluster %s stay", job.external_id, exc_info=error)
+        return True
 
     def _judge(self, job: LiveJob, owners: Owners) -> Judgement:
         by_tags = judge_by_tags(job, utc_now())
@@ -163,13 +209,24 @@ class Reaper:
         try:
             return self._judge_by_owner(job, owners)
         except Exception as error:
-            return Judgement(Action.LEAVE, f"Airflow did not say how its owner is: {error}")
+            return Judgement(Action.LEAVE, f"how its owner is cannot be told: {error}")
 
     def _judge_by_owner(self, job: LiveJob, owners: Owners) -> Judgement:
         key = job.run_key
         assert key is not None
-        if job.kind is Kind.CLUSTER:
-            owner = owners.run_owner(key.dag_id, key.run_id)
-        else:
+        if job.kind is Kind.BATCH_JOB:
             owner = owners.task_owner(key.dag_id, key.run_id, key.task_id, key.map_index)
-        return judge_by_owner(job.kind, owner)
+            return judge_by_owner(job.kind, owner)
+        if self.leases is None and TAG_POOL in job.tags:
+            return Judgement(
+                Action.LEAVE, "it may be shared, and the settings name no leases_table"
+            )
+        shared = self.leases and self.leases.cluster(job.external_id)
+        if not shared:
+            return judge_by_owner(job.kind, owners.run_owner(key.dag_id, key.run_id))
+        if shared.is_closing:
+            return Judgement(Action.END, "its last user has left")
+        runs = {user: user_owner(user)[:2] for user in shared.live_users()}
+        return judge_by_users(
+            {user: judge_by_owner(job.kind, owners.run_owner(*run)) for user, run in runs.items()}
+        )

@@ -139,20 +139,24 @@ DELETED = Judgement(Action.END, "its run was deleted")
 
 
 @pytest.mark.parametrize(
-    ("users", "action", "gone_since"),
+    ("users", "action", "gone", "gone_since"),
     [
-        ([], Action.END, None),
-        ([KEEP], Action.KEEP, None),
-        ([GONE, KEEP], Action.KEEP, None),
-        ([GONE, LEAVE], Action.LEAVE, None),
-        ([GONE], Action.END, GONE.gone_since),
-        ([JUST_GONE, GONE], Action.END, JUST_GONE.gone_since),
-        ([GONE, DELETED], Action.END, None),
+        ([], Action.END, "", None),
+        ([KEEP], Action.KEEP, "", None),
+        ([LEAVE], Action.LEAVE, "", None),
+        ([LEAVE, KEEP], Action.KEEP, "", None),
+        ([GONE, KEEP], Action.RELEASE, "0", GONE.gone_since),
+        ([LEAVE, GONE], Action.RELEASE, "1", GONE.gone_since),
+        ([GONE], Action.END, "0", GONE.gone_since),
+        ([JUST_GONE, GONE], Action.END, "01", JUST_GONE.gone_since),
+        ([GONE, DELETED], Action.END, "01", None),
     ],
 )
 def test_a_shared_cluster_is_ended_only_where_all_its_users_are_gone(
-    users: list[Judgement], action: Action, gone_since: Any
+    users: list[Judgement], action: Action, gone: str, gone_since: Any
 ) -> None:
-    judgement = judge_by_users((f"etl/{index}", each) for index, each in enumerate(users))
+    judgement = judge_by_users({str(number): each for number, each in enumerate(users)})
 
-    assert (judgement.action, judgement.gone_since) == (action, gone_since)
+    assert judgement.action is action
+    assert judgement.gone_users == tuple(gone)
+    assert judgement.gone_since == gone_since
