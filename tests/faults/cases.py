@@ -36,6 +36,7 @@ class Case:
     :param happens: what a person does, once the run has begun.
     :param states: in which the run may end.
     :param submissions: how many external jobs each of these tasks makes.
+    :param undone: kinds whose work need not be done, because a person has called it done.
     :param conf: parameters of the DAG.
     :param quick: whether it is one of the few that always run.
     """
@@ -47,6 +48,7 @@ class Case:
     happens: Callable[[FaultRun], None] | None = None
     states: Collection[str] = ("success",)
     submissions: Mapping[str, int] = field(default_factory=dict)
+    undone: Collection[str] = ()
     conf: Mapping[str, Any] = field(default_factory=dict)
     quick: bool = False
 
@@ -82,6 +84,9 @@ class Outcomes:
         world = self._world
         own = [fault for case in cases for fault in case.own_faults]
         world.set_faults([*own, *map(dict, plan)])
+        # what stands still takes a slot
+        held = sum(strike.action == "HOLD" for case in cases for strike in case.strikes)
+        world.set_slots(held + 4)
         runs = [
             world.begin(case.words, case.kinds, strikes=case.strikes, **case.conf) for case in cases
         ]
@@ -89,9 +94,12 @@ class Outcomes:
             with self._noting(case):
                 if case.happens is not None:
                     case.happens(run)
+        world.set_slots()
         for case, run in zip(cases, runs, strict=True):
             with self._noting(case):
-                world.judge(run, states=case.states, submissions=case.submissions)
+                world.judge(
+                    run, states=case.states, submissions=case.submissions, undone=case.undone
+                )
         world.set_faults([])
         return self
 

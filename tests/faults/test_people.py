@@ -13,7 +13,7 @@ import sqlalchemy
 
 from scripts.airflow_rest import AirflowRestError
 from tests.faults.cases import Case, Outcomes, as_far_as_it_goes, each_of, outcomes_of
-from tests.faults.dags.fault_requests import ARRAY_SIZE
+from tests.faults.dags.fault_requests import RETRIES
 from tests.faults.strikes import Plan, Strike
 from tests.faults.world import FaultRun, FaultWorld
 
@@ -80,17 +80,6 @@ def mark(state: str, *tasks: str) -> Happens:
     return act
 
 
-def done_by_hand(act: Happens) -> Happens:
-    """Do what follows, which says that the work is done: it is then not missed."""
-
-    def happens(run: FaultRun) -> None:
-        for item in ("step", "job", *(f"array.{number}" for number in range(ARRAY_SIZE))):
-            (run.work / f"{item}.done").touch()
-        act(run)
-
-    return happens
-
-
 def clear(*tasks: str) -> Happens:
     """Clear tasks, as a person does in the UI."""
     return lambda run: void(run.world.rest.clear(run.dag_id, run.run_id, tasks))
@@ -130,9 +119,10 @@ DEFERRED = [
     Case(
         "deferred tasks are marked success",
         ALL,
-        happens=once("deferred", TASKS, done_by_hand(mark("success", *TASKS))),
+        happens=once("deferred", TASKS, mark("success", *TASKS)),
         submissions=ONCE,
         conf=WAITS,
+        undone=("step", "job", "array"),
     ),
     Case(
         "deferred tasks are cleared",
@@ -199,14 +189,16 @@ RUNS = [
         states=("failed", "success"),
         submissions=ONCE,
         conf=WAITS,
+        undone=("step", "job", "array"),
     ),
     Case(
         "the run is marked success while its tasks wait",
         ALL,
-        happens=once("deferred", TASKS, done_by_hand(mark_run("success"))),
+        happens=once("deferred", TASKS, mark_run("success")),
         states=("failed", "success"),
         submissions=ONCE,
         conf=WAITS,
+        undone=("step", "job", "array"),
     ),
     Case(
         "the run is cleared while its tasks wait",
@@ -239,9 +231,10 @@ RUNNING = [
         "running tasks are marked success",
         ALL,
         strikes=held(*TASKS, at="defer"),
-        happens=once_held(done_by_hand(mark("success", *TASKS))),
+        happens=once_held(mark("success", *TASKS)),
         submissions=ONCE,
         conf=WAITS,
+        undone=("step", "job", "array"),
     ),
     Case(
         "running tasks are cleared",
@@ -267,6 +260,7 @@ RUNNING = [
         states=("failed", "success"),
         submissions=ONCE,
         conf=WAITS,
+        undone=("step", "job", "array"),
     ),
     Case(
         "the task that starts the cluster is marked failed",
@@ -311,16 +305,17 @@ ENDED = [
         "tasks that have failed are cleared",
         ALL,
         happens=once_ended(clear(*TASKS)),
-        submissions={"create_cluster": 2, "step": 4, "job": 4, "array_job": 4},
-        conf={"failing_tries": 3},
+        submissions=TWO_CLUSTERS,
+        conf={"failing_tries": RETRIES + 1},
     ),
     Case(
         "tasks that have failed are marked success",
         ALL,
-        happens=once_ended(done_by_hand(mark("success", *TASKS))),
+        happens=once_ended(mark("success", *TASKS)),
         states=("success", "failed"),
-        submissions={"create_cluster": 1, "step": 3, "job": 3, "array_job": 3},
+        submissions=ONE_CLUSTER,
         conf={"failing_tries": 9},
+        undone=("step", "job", "array"),
     ),
 ]
 
