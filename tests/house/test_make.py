@@ -48,9 +48,10 @@ def test_make_test_runs_every_folder_of_tests():
 
     assert parts
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert "e2e" in folders
-    assert folders == {*parts[1].split(), "e2e"}
-    assert re.search(r"^\t\$\(RUN\) -m pytest .*tests/e2e", MAKEFILE, re.MULTILINE)
+    whole_airflows = {"e2e", "faults"}
+    assert folders == {*parts[1].split(), *whole_airflows}
+    for folder in whole_airflows:
+        assert re.search(rf"^\t\$\(RUN\) -m pytest .*tests/{folder}", MAKEFILE, re.MULTILINE)
 
 
 def test_ci_runs_what_the_readme_tells_a_newcomer_to_run():
