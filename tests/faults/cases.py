@@ -25,7 +25,7 @@ from tests.faults.strikes import Strike
 from tests.faults.world import FaultRun, FaultWorld, slug
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One run and what happens to it.
 
@@ -51,6 +51,11 @@ class Case:
     undone: Collection[str] = ()
     conf: Mapping[str, Any] = field(default_factory=dict)
     quick: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether processes stand still until something has happened to them."""
+        return any(strike.action == "HOLD" for strike in self.strikes)
 
     @property
     def own_faults(self) -> list[dict[str, Any]]:
@@ -84,18 +89,15 @@ class Outcomes:
         world = self._world
         own = [fault for case in cases for fault in case.own_faults]
         world.set_faults([*own, *map(dict, plan)])
-        # what stands still takes a slot
-        held = sum(strike.action == "HOLD" for case in cases for strike in case.strikes)
-        world.set_slots(held + 4)
-        runs = [
-            world.begin(case.words, case.kinds, strikes=case.strikes, **case.conf) for case in cases
-        ]
-        for case, run in zip(cases, runs, strict=True):
+        # processes that stand still take slots: these begin when their turn has come
+        runs = {case: self._begin(case) for case in cases if not case.holds}
+        for case in cases:
+            if case.holds:
+                runs[case] = self._begin(case)
             with self._noting(case):
                 if case.happens is not None:
-                    case.happens(run)
-        world.set_slots()
-        for case, run in zip(cases, runs, strict=True):
+                    case.happens(runs[case])
+        for case, run in runs.items():
             with self._noting(case):
                 world.judge(
                     run, states=case.states, submissions=case.submissions, undone=case.undone
@@ -109,6 +111,9 @@ class Outcomes:
         if wrong and self._world.is_ours:
             # what it was judged for says more than what was not to be had before
             raise wrong[-1]
+
+    def _begin(self, case: Case) -> FaultRun:
+        return self._world.begin(case.words, case.kinds, strikes=case.strikes, **case.conf)
 
     @contextmanager
     def _noting(self, case: Case) -> Iterator[None]:

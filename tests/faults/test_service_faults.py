@@ -90,8 +90,9 @@ def test_calls_go_wrong(world: FaultWorld, words: str, plan: list[dict[str, Any]
 
 def test_quotas_are_as_aws_documents_them(world: FaultWorld) -> None:
     """Twelve runs at once want more than a burst of each call."""
-    case = Case("AWS's documented quotas, 12 runs at once", ALL, submissions=ONCE)
-    Outcomes(world).judge(*[case] * 12, plan=[*EMR_QUOTAS, *BATCH_QUOTAS]).check(case)
+    words = "AWS's documented quotas, 12 runs at once"
+    cases = [Case(words, ALL, submissions=ONCE) for _ in range(12)]
+    Outcomes(world).judge(*cases, plan=[*EMR_QUOTAS, *BATCH_QUOTAS]).check(*cases)
 
 
 def test_what_was_submitted_does_not_show_for_5_s_and_its_task_is_killed(world: FaultWorld) -> None:
