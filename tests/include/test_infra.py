@@ -149,7 +149,24 @@ def test_airflow_may_pass_exactly_the_two_roles_each_to_its_service():
     assert set(passed) == roles
 
 
-@pytest.mark.parametrize("policy", ["AirflowPolicy", "GenomicsPolicy"])
+def test_housekeeping_changes_only_what_has_the_deployment_s_tag_or_is_its_table():
+    own = {"StringEquals": {"aws:ResourceTag/aws-jobs:deployment": {"Ref": "DeploymentId"}}}
+    policy = template("airflow")["Resources"]["HousekeepingPolicy"]["Properties"]
+    changing = {
+        action: entry.get("Condition") or text_of(entry["Resource"]).rsplit("/", 1)[1]
+        for entry in policy["PolicyDocument"]["Statement"]
+        for action in listed(entry["Action"])
+        if not re.search(r":(Describe|List|Get)", action)
+    }
+    assert changing == {
+        "batch:TerminateJob": own,
+        "dynamodb:UpdateItem": "${DeploymentId}-cluster-leases",
+        "elasticmapreduce:SetTerminationProtection": own,
+        "elasticmapreduce:TerminateJobFlows": own,
+    }
+
+
+@pytest.mark.parametrize("policy", ["AirflowPolicy", "GenomicsPolicy", "HousekeepingPolicy"])
 def test_airflow_s_policies_fit_whatever_the_names(policy):
     document = template("airflow")["Resources"][policy]["Properties"]["PolicyDocument"]
     text = json.dumps(written_out(document), separators=(",", ":"))
@@ -232,7 +249,8 @@ def test_the_delays_are_a_table_of_parquet_by_day():
 def test_outputs_are_named_like_the_settings():
     outputs = {name for path in TEMPLATES for name in template(path.stem)["Outputs"]}
     fields = {re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() for name in outputs}
-    no_settings = {"airflow_policy_arn", "genomics_policy_arn", "mapping_repository_uri"}
+    policies = {"airflow_policy_arn", "genomics_policy_arn", "housekeeping_policy_arn"}
+    no_settings = {*policies, "mapping_repository_uri"}
     assert fields - no_settings <= set(Settings.model_fields)
     assert {"bucket", "glue_database", "emr_service_role", "genomics"} <= fields
 
