@@ -25,12 +25,14 @@ class Death:
 
     :param keeps_jobs: each task then makes its external job once; else its process may be asked to
         end, and ends the job.
+    :param tasks_hang: the tasks' processes go on standing still, until they are ended.
     """
 
     words: str
     number: signal.Signals
     alone: bool
     keeps_jobs: bool
+    tasks_hang: bool = False
 
     def of(self, world: FaultWorld, component: str) -> None:
         world.kill(component, self.number, alone=self.alone)
@@ -42,8 +44,14 @@ TRIGGERER = {
 }
 SCHEDULER = {
     "HOST": Death("loss of the scheduler's host", signal.SIGKILL, alone=False, keeps_jobs=True),
-    "KILL": Death(
-        "SIGKILL of the scheduler, its tasks go on", signal.SIGKILL, alone=True, keeps_jobs=False
+    "KILL": Death("SIGKILL of the scheduler alone", signal.SIGKILL, alone=True, keeps_jobs=False),
+    # Another scheduler gives them to other processes, while the first ones stand still.
+    "HANG": Death(
+        "SIGKILL of the scheduler alone, its tasks hang",
+        signal.SIGKILL,
+        alone=True,
+        keeps_jobs=False,
+        tasks_hang=True,
     ),
     "TERM": Death("SIGTERM to the scheduler alone", signal.SIGTERM, alone=True, keeps_jobs=True),
     "STOP": Death(
@@ -141,8 +149,9 @@ def test_scheduler_ends_while_tasks_of_all_kinds_are_at_each_point(
         run.wait_until_held(timeout=300)
 
     end.of(world, "scheduler")
-    for run in runs:
-        run.let_go()
+    if not end.tasks_hang:
+        for run in runs:
+            run.let_go()
     world.restart("scheduler")
 
     problems = []
