@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import sleeping_jobs
 from benchmarks.report import Report, at_most, number, quantile, ratio, tell
+from benchmarks.small_cluster import bash_step, job_flow
 from benchmarks.triggerer import Trigger, Triggerer, Waited
 from localaws.process import LocalAws
 from localaws.quotas import EMR_QUOTAS
@@ -26,7 +27,7 @@ from localaws.settings import REGION
 CLUSTERS, STEPS_EACH = 15, 10
 SHORTEST, LONGEST = 60.0, 180.0
 # Steps are given up that have not been seen to end so long after the wait began.
-TIMEOUT = 900.0
+TIMEOUT = 600.0
 # The default of the settings.
 QUOTA_SHARE = 0.8
 SETTINGS = {"LOCALAWS_EMR_STARTING_SECONDS": "0.5", "LOCALAWS_EMR_BOOTSTRAPPING_SECONDS": "0.2"}
@@ -105,7 +106,11 @@ def run(form: Callable[[Step], Trigger], clusters: int) -> Figures:
         emr = aws.client("emr")
         cluster_ids = [_cluster(emr, number) for number in range(clusters)]
         begins = time.time() + 10 + clusters
-        steps = [step for cluster_id in cluster_ids for step in _steps(emr, cluster_id, begins)]
+        steps = [
+            step
+            for number, cluster_id in enumerate(cluster_ids)
+            for step in _steps(emr, cluster_id, begins, number)
+        ]
         _wait_until_all_run(aws, len(steps))
         time.sleep(max(0.0, begins - time.time()))
         aws.set_faults(EMR_QUOTAS)
@@ -129,37 +134,15 @@ def run(form: Callable[[Step], Trigger], clusters: int) -> Figures:
 
 
 def _cluster(emr: Any, number: int) -> str:
-    group = {"InstanceType": "m5.xlarge", "InstanceCount": 1}
-    answer = emr.run_job_flow(
-        Name=f"benchmark-{number}",
-        ReleaseLabel="emr-7.12.0",
-        Instances={
-            "InstanceGroups": [{"InstanceRole": "MASTER", **group}],
-            "KeepJobFlowAliveWhenNoSteps": True,
-            "Ec2SubnetId": "subnet-0localaws",
-        },
-        JobFlowRole="local-emr-instance",
-        ServiceRole="local-emr-service",
-        StepConcurrencyLevel=STEPS_EACH,
-        Tags=[],
-    )
+    answer = emr.run_job_flow(**job_flow(f"benchmark-{number}", STEPS_EACH))
     return str(answer["JobFlowId"])
 
 
-def _steps(emr: Any, cluster_id: str, begins: float) -> list[Step]:
-    dice = random.Random(cluster_id)  # noqa: S311 - repeatable on purpose
+def _steps(emr: Any, cluster_id: str, begins: float, number: int) -> list[Step]:
+    """Add the steps of a cluster; the same lengths in ours and stock."""
+    dice = random.Random(number)  # noqa: S311 - repeatable on purpose
     ends = [begins + dice.uniform(SHORTEST, LONGEST) for _ in range(STEPS_EACH)]
-    steps = [
-        {
-            "Name": "sleep",
-            "ActionOnFailure": "CONTINUE",
-            "HadoopJarStep": {
-                "Jar": "command-runner.jar",
-                "Args": ["bash", "-c", sleeping_jobs.UNTIL_SCRIPT, "-", str(int(end * 1000))],
-            },
-        }
-        for end in ends
-    ]
+    steps = [bash_step("sleep", sleeping_jobs.UNTIL_SCRIPT, str(int(end * 1000))) for end in ends]
     answer = emr.add_job_flow_steps(JobFlowId=cluster_id, Steps=steps)
     return [Step(cluster_id, step_id) for step_id in answer["StepIds"]]
 

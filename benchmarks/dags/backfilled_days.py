@@ -1,0 +1,88 @@
+"""A day's cluster with two steps of bash: ours, ours with shared clusters, and stock."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.providers.amazon.aws.operators.emr import (
+    EmrAddStepsOperator,
+    EmrCreateJobFlowOperator,
+    EmrTerminateJobFlowOperator,
+)
+from airflow.sdk import CronDataIntervalTimetable, dag, task
+
+from aws_jobs.lease_pool import ClusterReuse
+from aws_jobs.operators.emr import (
+    EmrCreateClusterOperator,
+    EmrStepOperator,
+    EmrTerminateClusterOperator,
+)
+from benchmarks.small_cluster import bash_step, job_flow
+
+DAILY = CronDataIntervalTimetable("0 0 * * *", timezone="UTC")
+FIRST_DAY = datetime(2013, 1, 1, tzinfo=UTC)
+SCRIPT = "sleep 10"
+STEPS = ("ingest", "report")
+
+
+@task
+def publish() -> None:
+    """Do nothing: a run needs a leaf beside the teardown."""
+
+
+def _days(name: str, concurrency: int, reuse: ClusterReuse | None) -> None:
+    create_cluster = EmrCreateClusterOperator(
+        task_id="create_cluster", job_flow=job_flow(name, concurrency), reuse=reuse
+    )
+    cluster_id: Any = create_cluster.output
+    ingest, report = (
+        EmrStepOperator(task_id=step, cluster_id=cluster_id, step=bash_step(step, SCRIPT))
+        for step in STEPS
+    )
+    terminate_cluster = EmrTerminateClusterOperator(
+        task_id="terminate_cluster", cluster_id=cluster_id
+    )
+    create_cluster >> ingest >> report >> publish()
+    report >> terminate_cluster.as_teardown(setups=create_cluster, on_failure_fail_dagrun=True)
+
+
+@dag(schedule=DAILY, start_date=FIRST_DAY, catchup=False, tags=["benchmark", "emr"])
+def backfilled_days_ours() -> None:
+    """Have a cluster a day."""
+    _days("days-own", 1, None)
+
+
+@dag(schedule=DAILY, start_date=FIRST_DAY, catchup=False, tags=["benchmark", "emr"])
+def backfilled_days_shared() -> None:
+    """Share clusters, four runs at once."""
+    _days("days-shared", 4, ClusterReuse(pool="benchmark"))
+
+
+@dag(schedule=DAILY, start_date=FIRST_DAY, catchup=False, tags=["benchmark", "emr"])
+def backfilled_days_stock() -> None:
+    """Have a cluster a day, as the provider's documentation wires it, deferred."""
+    create_cluster = EmrCreateJobFlowOperator(
+        task_id="create_cluster", job_flow_overrides=job_flow("days-stock", 1)
+    )
+    cluster_id: Any = create_cluster.output
+    ingest, report = (
+        EmrAddStepsOperator(
+            task_id=step,
+            job_flow_id=cluster_id,
+            steps=[bash_step(step, SCRIPT)],
+            deferrable=True,
+            waiter_delay=30,
+        )
+        for step in STEPS
+    )
+    terminate_cluster = EmrTerminateJobFlowOperator(
+        task_id="terminate_cluster", job_flow_id=cluster_id, deferrable=True, waiter_delay=30
+    )
+    create_cluster >> ingest >> report >> publish()
+    report >> terminate_cluster.as_teardown(setups=create_cluster, on_failure_fail_dagrun=True)
+
+
+backfilled_days_ours()
+backfilled_days_shared()
+backfilled_days_stock()
