@@ -264,22 +264,29 @@ class LeaseTable:
             values={"ids": {"SS": [cluster_id]}},
         )
 
-    def claim_founding(self, pool_id: str, user: str) -> bool:
-        """Become the one who founds a pool's next cluster; False where somebody else is."""
+    def claim_founding(self, pool_id: str, read: Pool, user: str) -> bool:
+        """Become the one who founds a pool's next cluster.
+
+        :param read: the pool in which no cluster could be joined.
+        :returns: False where somebody else founds one, or it has other clusters by now.
+        """
         now = time.time()
+        values = {
+            "founding": {"M": {"user": {"S": user}, "expires": _number(now + FOUNDING_SECONDS)}},
+            "later": _later(),
+            "now": _number(now),
+            "user": {"S": user},
+        }
+        unchanged = "attribute_not_exists(#clusters)"
+        if read.cluster_ids:
+            unchanged = "#clusters = :read"
+            values["read"] = {"SS": list(read.cluster_ids)}
         return self._write(
             pool_id,
             "SET #founding = :founding, #tidy_after = :later",
-            "attribute_not_exists(#founding) OR #founding.#expires <= :now"
-            " OR #founding.#user = :user",
-            values={
-                "founding": {
-                    "M": {"user": {"S": user}, "expires": _number(now + FOUNDING_SECONDS)}
-                },
-                "later": _later(),
-                "now": _number(now),
-                "user": {"S": user},
-            },
+            f"{unchanged} AND (attribute_not_exists(#founding) OR #founding.#expires <= :now"
+            " OR #founding.#user = :user)",
+            values=values,
         )
 
     def give_up_founding(self, pool_id: str, user: str) -> None:

@@ -19,7 +19,7 @@ from aws_jobs.job_flow import CLUSTER_ENDING, STEP_ACTIVE, ClusterJob, is_unknow
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from aws_jobs.cluster_lease import LeaseTable, SharedCluster
+    from aws_jobs.cluster_lease import LeaseTable, Pool, SharedCluster
 
 # DescribeCluster and ListSteps are repeated this long, in seconds, while EMR throttles.
 _READ_BUDGET = 300.0
@@ -93,10 +93,10 @@ class ClusterPool:
         """Return a lease that nobody had before."""
         return Lease(cluster_id, user, secrets.token_hex(8), self.reuse.lease.total_seconds())
 
-    def joinable(self, leases: LeaseTable, user: str) -> Iterator[SharedCluster]:
+    def joinable(self, leases: LeaseTable, read: Pool, user: str) -> Iterator[SharedCluster]:
         """Read the clusters that a user may join, those with the most users first."""
         found = []
-        for cluster_id in leases.pool(self.pool_id).cluster_ids:
+        for cluster_id in read.cluster_ids:
             shared = leases.cluster(cluster_id)
             if shared is None or shared.is_closing:
                 leases.leave_out(self.pool_id, cluster_id)

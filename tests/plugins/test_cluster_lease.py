@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from botocore.exceptions import ClientError
 
 from aws_jobs import cluster_lease
+from aws_jobs.aws_clients import aws_client
 from aws_jobs.cluster_lease import LeaseTable, SharedCluster, lease_user, user_owner
 from aws_jobs.exceptions import (
     ExternalJobError,
@@ -25,6 +27,7 @@ from aws_jobs.exceptions import (
     TaskKilled,
 )
 from aws_jobs.lease_pool import ClusterReuse
+from aws_jobs.lease_renewal import renewing
 from aws_jobs.operators.emr import (
     EmrCreateClusterOperator,
     EmrStepOperator,
@@ -55,7 +58,8 @@ class Run:
         self.arguments = {
             "job_flow": flow,
             "reuse": ClusterReuse(pool=pool, **reuse),
-            "poll_interval": timedelta(seconds=1),
+            # A cluster takes steps while it starts, and a sensor may wait for it.
+            "wait_until_ready": False,
             **arguments,
         }
 
@@ -70,7 +74,8 @@ class Run:
         return str(run(self.operator(), self.create_ti))
 
     def begin_create(self) -> TaskDeferred:
-        """Start the create task, and leave it where it defers."""
+        """Start the create task, and leave it where it waits for its cluster."""
+        self.arguments["wait_until_ready"] = True
         deferred = start(self.operator(), self.create_ti)
         assert isinstance(deferred, TaskDeferred)
         return deferred
@@ -86,10 +91,8 @@ class Run:
             poll_interval=timedelta(seconds=1),
         )
 
-    def end(self, cluster_id: str) -> None:
-        run(EmrTerminateClusterOperator(task_id="end", cluster_id=cluster_id), self.end_ti)
-
-    def begin_end(self, cluster_id: str) -> Any:
+    def end(self, cluster_id: str) -> Any:
+        """Run the teardown as far as its wait for the end of the cluster, if it ends it."""
         return start(EmrTerminateClusterOperator(task_id="end", cluster_id=cluster_id), self.end_ti)
 
 
@@ -102,6 +105,10 @@ def _settings(aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**SETTINGS, **waits, "leases_table": TABLE}
     monkeypatch.setenv("AIRFLOW_VAR_AWS_JOBS", json.dumps(settings))
     monkeypatch.setattr("aws_jobs.lease_renewal._tables", {})
+    # The clients of many tasks in one process: making them is most of what these tests would do.
+    client = cache(aws_client)
+    for module in ("aws_task", "operators.emr", "lease_renewal", "triggers.shared", "emr_polling"):
+        monkeypatch.setattr(f"aws_jobs.{module}.aws_client", client)
 
 
 @pytest.fixture
@@ -136,7 +143,7 @@ def expire(table: LeaseTable, cluster_id: str, user: str) -> None:
     )
 
 
-def change(table: LeaseTable, cluster_id: str, name: str, value: dict[str, str]) -> None:
+def change(table: LeaseTable, cluster_id: str, name: str, value: dict[str, Any]) -> None:
     table.dynamodb.update_item(
         TableName=TABLE,
         Key={"id": {"S": cluster_id}},
@@ -234,7 +241,7 @@ def test_without_a_pool_a_cluster_is_the_run_s_own(
 def test_without_a_table_dynamodb_is_not_called(
     aws: LocalAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_VAR_AWS_JOBS", json.dumps(SETTINGS))
+    monkeypatch.setenv("AIRFLOW_VAR_AWS_JOBS", json.dumps({**SETTINGS, "leases_table": None}))
     alone = Run("")
     aws.reset_calls()
 
@@ -246,7 +253,7 @@ def test_without_a_table_dynamodb_is_not_called(
 
 
 def test_a_pool_without_a_table_is_refused(aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_VAR_AWS_JOBS", json.dumps(SETTINGS))
+    monkeypatch.setenv("AIRFLOW_VAR_AWS_JOBS", json.dumps({**SETTINGS, "leases_table": None}))
 
     with pytest.raises(SettingsError, match="leases_table"):
         Run("pool").create()
@@ -358,6 +365,25 @@ def test_of_two_that_begin_at_once_one_founds_and_the_other_joins(
     assert set(held(table, cluster_id).users) == {each.user for each in runs}
 
 
+def test_who_looked_before_another_founded_looks_again(
+    aws: LocalAws, pool: str, table: LeaseTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    founder, late = Run(pool), Run(pool)
+    claim = LeaseTable.claim_founding
+    founded: list[str] = []
+
+    def found_just_before(self: LeaseTable, *arguments: Any) -> bool:
+        if not founded:
+            founded.append("")
+            founded[0] = founder.create()
+        return claim(self, *arguments)
+
+    monkeypatch.setattr(LeaseTable, "claim_founding", found_just_before)
+
+    assert late.create() == founded[0]
+    assert aws.count("emr", "RunJobFlow") == 1
+
+
 def test_a_cluster_is_joined_while_it_starts(aws: LocalAws, pool: str) -> None:
     founder, joiner = Run(pool), Run(pool)
     waiting = founder.begin_create()
@@ -457,7 +483,9 @@ def test_after_a_founder_that_died_a_clear_leaves_one_cluster(
     assert list(held(table, cluster_id).users) == [founder.user]
 
 
-@pytest.mark.parametrize("death", FOUNDERS_DEATHS, ids=lambda death: death.__name__)
+@pytest.mark.parametrize(
+    "death", [_after_founding, _before_it_is_registered], ids=lambda death: death.__name__
+)
 def test_a_founder_that_never_returns_is_followed_by_another(
     aws: LocalAws,
     pool: str,
@@ -472,7 +500,7 @@ def test_a_founder_that_never_returns_is_followed_by_another(
     cluster_id = heir.create()
 
     assert heir.user in held(table, cluster_id).users
-    assert aws.count("emr", "RunJobFlow") <= 2
+    assert table.pool(held(table, cluster_id).pool_id).cluster_ids == (cluster_id,)
 
 
 def test_a_founder_that_was_taken_for_dead_leaves_its_heir_s_claim(
@@ -498,6 +526,21 @@ def _pool_id(table: LeaseTable, pool: str) -> str:
     items = table.dynamodb.scan(TableName=TABLE)["Items"]
     (found,) = [item["id"]["S"] for item in items if f"/{pool}/" in item["id"]["S"]]
     return str(found)
+
+
+def test_a_founder_does_not_wait_for_itself(aws: LocalAws, pool: str, table: LeaseTable) -> None:
+    """Its retry leaves a cluster out of the pool that has ended since, and claims once more."""
+    gone, founder = Run(pool), Run(pool)
+    cluster_id = gone.create()
+    gone.end(cluster_id)
+    pool_id = held(table, cluster_id).pool_id
+    change(table, pool_id, "clusters", {"SS": [cluster_id]})
+    let_die(founder, _after_founding)
+    change(table, pool_id, "clusters", {"SS": [cluster_id]})
+
+    founder.create_ti.retry()
+
+    assert founder.create() != cluster_id
 
 
 def test_a_founder_whose_request_is_refused_lets_the_next_one_try(
@@ -526,11 +569,11 @@ def _after_the_join(operator: Any, ti: TaskInstance, patch: pytest.MonkeyPatch) 
     patch.setattr("aws_jobs.lease_pool.ClusterPool.unfit", die)
 
 
-def _before_the_deferral(operator: Any, ti: TaskInstance, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(operator, "_wait", die)
+def _before_the_end(operator: Any, ti: TaskInstance, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(operator, "_hand_over", die)
 
 
-JOINERS_DEATHS = [_before_the_join, _after_the_join, _before_the_deferral]
+JOINERS_DEATHS = [_before_the_join, _after_the_join, _before_the_end]
 
 
 @pytest.mark.parametrize("back_by", ["retry", "clear"])
@@ -564,7 +607,7 @@ def test_killing_one_run_never_takes_the_cluster_from_another(
     aws: LocalAws, pool: str, table: LeaseTable, live: Callable[[], list[str]], who: str
 ) -> None:
     """SIGTERM on the worker, and what a person does to a task that waits."""
-    runs = {"founder": Run(pool), "joiner": Run(pool)}
+    runs = {name: Run(pool, wait_until_ready=True) for name in ("founder", "joiner")}
     operators = {name: each.operator() for name, each in runs.items()}
     deferred = {name: start(operators[name], each.create_ti) for name, each in runs.items()}
     cluster_id = deferred["founder"].trigger.cluster_id
@@ -723,15 +766,19 @@ def test_a_lease_is_renewed_while_its_run_waits(pool: str, table: LeaseTable) ->
 def test_a_renewal_that_fails_is_made_again(aws: LocalAws, pool: str, table: LeaseTable) -> None:
     first = Run(pool, lease=timedelta(seconds=2))
     cluster_id = first.create()
-    deferred = first.step(cluster_id, "sleep 2")
-    aws.set_faults(
-        [{"service": "dynamodb", "operation": "UpdateItem", "kind": "error", "count": 4}]
-    )
-    began = time.time()
+    lease = first.step(cluster_id).trigger.lease
+    refused = {"service": "dynamodb", "operation": "UpdateItem", "kind": "error", "status": 400}
+    aws.set_faults([{**refused, "code": "AccessDeniedException", "count": 2}])
+    expires = held(table, cluster_id).users[first.user].expires
 
-    assert wait(deferred)["state"] == "COMPLETED"
+    async def renewed() -> None:
+        async with renewing(lease, None, None):
+            while held(table, cluster_id).users[first.user].expires <= expires:
+                await asyncio.sleep(0.1)
 
-    assert held(table, cluster_id).users[first.user].expires > began + 2
+    asyncio.run(asyncio.wait_for(renewed(), 30))
+
+    assert aws.calls()["dynamodb"]["UpdateItem"]["400"] == 2
 
 
 def test_nobody_renews_what_was_given_back(pool: str, table: LeaseTable) -> None:
@@ -757,7 +804,7 @@ def test_a_teardown_that_died_between_closing_and_terminating_goes_on(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster_lease, "terminate_cluster", die)
         with pytest.raises(Died):
-            only.begin_end(cluster_id)
+            only.end(cluster_id)
     assert held(table, cluster_id).is_closing
     assert live() == [cluster_id]
     assert Run(pool).create() != cluster_id
@@ -777,7 +824,7 @@ def test_many_that_leave_at_once_end_the_cluster_once_they_are_all_gone(
     assert set(clusters) == {cluster_id}
 
     with ThreadPoolExecutor(3) as threads:
-        list(threads.map(lambda each: each.begin_end(cluster_id), runs))
+        list(threads.map(lambda each: each.end(cluster_id), runs))
 
     assert held(table, cluster_id).is_closing
     assert not held(table, cluster_id).users
@@ -787,12 +834,12 @@ def test_many_that_leave_at_once_end_the_cluster_once_they_are_all_gone(
 def test_who_joins_while_the_last_one_leaves_has_it_or_another_but_never_a_dying_one(
     aws: LocalAws, pool: str, table: LeaseTable, live: Callable[[], list[str]]
 ) -> None:
-    for _ in range(4):
+    for _ in range(3):
         leaving, joining = Run(pool), Run(pool)
         cluster_id = leaving.create()
 
         with ThreadPoolExecutor(2) as threads:
-            threads.submit(leaving.begin_end, cluster_id)
+            threads.submit(leaving.end, cluster_id)
             joined = threads.submit(joining.create).result()
 
         assert joined in live()

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from aws_jobs.aws_clients import aws_client
 from aws_jobs.aws_errors import call_patiently, error_code, error_message
 from aws_jobs.aws_task import backstop, in_future, require_id
-from aws_jobs.cluster_lease import Lease, LeaseError, LeaseTable, end_or_release, lease_user
+from aws_jobs.cluster_lease import Lease, LeaseError, LeaseTable, Pool, end_or_release, lease_user
 from aws_jobs.emr_failures import EmrFailuresMixin
 from aws_jobs.exceptions import SettingsError, TaskKilled
 from aws_jobs.identity import TAG_ENDS_BY, TAG_POOL, tag_value
@@ -232,10 +232,8 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
             if before is not None:
                 ids = before.external_ids or []
                 call_patiently(lambda: job.end_job(ids), budget=_END_BUDGET)
-            if joined := self._join(context, job, pool):
+            if joined := self._join_or_claim(context, job, pool, deadline):
                 return joined
-            if not job.leases.claim_founding(pool.pool_id, job.user):
-                self._wait_for_founder(job.leases, pool, deadline)
         try:
             submission = self.submit(context, job)
             lease = self._hold(context, submission)
@@ -256,11 +254,25 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         status = call_patiently(lambda: job.get_job_status(ids), budget=_END_BUDGET)
         return status is None or job.is_job_active(status)
 
+    def _join_or_claim(
+        self, context: Context, job: LeasedClusterJob, pool: ClusterPool, deadline: float
+    ) -> Submission | None:
+        """Join a cluster; None where there was none, and it is this task's to found the next."""
+        while True:
+            read = job.leases.pool(pool.pool_id)
+            if joined := self._join(context, job, pool, read):
+                return joined
+            if job.leases.claim_founding(pool.pool_id, read, job.user):
+                return None
+            now = job.leases.pool(pool.pool_id)
+            if now.is_being_founded and now.founder != job.user:
+                self._wait_for_founder(job.leases, pool, deadline)
+
     def _join(
-        self, context: Context, job: LeasedClusterJob, pool: ClusterPool
+        self, context: Context, job: LeasedClusterJob, pool: ClusterPool, read: Pool
     ) -> Submission | None:
         """Become a user of a cluster that others use; None where there is none that takes one."""
-        for shared in pool.joinable(job.leases, job.user):
+        for shared in pool.joinable(job.leases, read, job.user):
             lease = pool.new_lease(shared.cluster_id, job.user)
             with self.interruption.held_back():
                 submission = self._remember_join(context, lease)
