@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from tests.faults.external_jobs import NAMES
 from tests.faults.strikes import Strike
 from tests.faults.test_kill_points import POINTS, SUBMISSIONS
 from tests.faults.world import KINDS, FaultRun, FaultWorld, slug
@@ -17,6 +17,8 @@ GROUP = "Scheduler and triggerer"
 #: So many seconds longer than usual a cluster starts, so that its task is deferred meanwhile.
 SLOW_START = 12
 ONCE = {task: 1 for task in SUBMISSIONS}
+# For what runs beside the tasks that stand still.
+_FREE_SLOTS = 4
 
 
 @dataclass(frozen=True)
@@ -117,51 +119,54 @@ def test_triggerer_dies_while_the_cluster_is_ending(world: FaultWorld) -> None:
 
 
 @pytest.fixture
-def room(world: FaultWorld) -> Iterator[None]:
-    """Let as many tasks be held at once as there are points and kinds."""
-    world.set_slots(len(POINTS) * len(KINDS) + 4)
-    yield
+def held(request: pytest.FixtureRequest, world: FaultWorld) -> list[FaultRun]:
+    """Runs of which each has tasks that stand still, at each point and of all kinds.
+
+    One point after the other, so that not all processes begin at once.
+    """
+    words = SCHEDULER[request.getfixturevalue("death")].words
+    runs: list[FaultRun] = []
+    for number, name in enumerate(POINTS, 1):
+        world.set_slots(number * len(KINDS) + _FREE_SLOTS)
+        runs += begin_held(world, words, name)
+        runs[-2].wait_until_held(timeout=300)
+    for run in runs:
+        run.wait_until_held(timeout=300)
     world.set_slots()
+    return runs
 
 
 def begin_held(world: FaultWorld, words: str, name: str) -> list[FaultRun]:
     """Begin two runs: a step is reached only where its cluster's task is not held."""
     case, point = f"{words}: {POINTS[name].words}", POINTS[name]
 
-    def held(*tasks: str) -> list[Strike]:
+    def hold(*tasks: str) -> list[Strike]:
         return [point.strike(world.operators, "HOLD", task) for task in tasks]
 
-    others = held("create_cluster", "job", "array_job")
+    others = hold("create_cluster", "job", "array_job")
     return [
         world.begin(case, ["cluster", "job", "array"], strikes=others),
-        world.begin(case, ["step"], strikes=held("step")),
+        world.begin(case, ["step"], strikes=hold("step")),
     ]
 
 
-@pytest.mark.usefixtures("room")
 @pytest.mark.parametrize("death", SCHEDULER)
 def test_scheduler_ends_while_tasks_of_all_kinds_are_at_each_point(
-    world: FaultWorld, death: str
+    world: FaultWorld, held: list[FaultRun], death: str
 ) -> None:
     end = SCHEDULER[death]
-    runs = [run for name in POINTS for run in begin_held(world, end.words, name)]
-    for run in runs:
-        run.wait_until_held(timeout=300)
 
     end.of(world, "scheduler")
     if not end.tasks_hang:
-        for run in runs:
+        for run in held:
             run.let_go()
     world.restart("scheduler")
 
     problems = []
-    for run in runs:
-        made = {
-            "create_cluster": 1,
-            **({"step": 1} if "step" in run.kinds else {"job": 1, "array_job": 1}),
-        }
+    for run in held:
+        once = {NAMES[kind]: 1 for kind in run.kinds}
         try:
-            world.judge(run, submissions=made if end.keeps_jobs else None, timeout=600)
+            world.judge(run, submissions=once if end.keeps_jobs else None, timeout=600)
         except AssertionError as problem:
             problems.append(str(problem))
     assert not problems, "\n".join(problems)
