@@ -55,8 +55,12 @@ async def renewing(
 async def _renew_for_ever(
     arguments: Mapping[str, Any], aws_conn_id: str | None, region: str | None
 ) -> None:
-    """Renew until the lease is over; while DynamoDB fails, try again later."""
+    """Renew until the lease is over; while DynamoDB fails, try again later.
+
+    A cluster that nobody shares has no item, so the first renewal says that there is no lease.
+    """
     table, lease = split_arguments(arguments)
+    was_held = False
     while True:
         try:
             renewed = await asyncio.to_thread(_renew, table, lease, aws_conn_id, region)
@@ -68,8 +72,10 @@ async def _renew_for_ever(
             await asyncio.sleep(lease.seconds * _AFTER_FAILURE)
             continue
         if not renewed:
-            log.info("%s holds no lease on %s (any more)", lease.user, lease.cluster_id)
+            if was_held:
+                log.warning("%s has no lease on %s any more", lease.user, lease.cluster_id)
             return
+        was_held = True
         await asyncio.sleep(lease.seconds * _AFTER_SUCCESS)
 
 
