@@ -76,12 +76,12 @@ format: setup ## Let ruff format and mend what it can
 
 # What was recorded before stays where only some cases run again.
 faults: genomes ## Kill, throttle and mark in a whole Airflow; writes docs/faults.md; CASES="-k triggerer" runs some
-	@$(if $(CASES),,rm -f .cache/faults/ours.json)
+	@$(if $(CASES),,rm -f .cache/fault-rows/ours.json)
 	@$(RUN) -m pytest --durations=10 tests/faults $(CASES); \
 		status=$$?; $(RUN) -m tests.faults.table && exit $$status
 
 faults-stock: setup-stock genomes ## The same with the stock operators: the table's other column
-	@$(if $(CASES),,rm -f .cache/faults/stock.json)
+	@$(if $(CASES),,rm -f .cache/fault-rows/stock.json)
 	@FAULTS_OPERATORS=stock $(RUN) -m pytest --durations=10 tests/faults $(CASES); \
 		status=$$?; $(RUN) -m tests.faults.table && exit $$status
 

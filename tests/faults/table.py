@@ -2,7 +2,7 @@
 
     python -m tests.faults.table
 
-writes ``docs/faults.md`` from what the last runs of both have recorded below ``.cache/faults``.
+writes ``docs/faults.md`` from what the last runs of both have recorded below ``.cache/fault-rows``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from tests.faults.world import Audit
 
 ROOT = Path(__file__).parents[2]
-RECORDS = ROOT / ".cache" / "faults"
+RECORDS = ROOT / ".cache" / "fault-rows"
 INTRODUCTION = Path(__file__).with_name("introduction.md")
 PAGE = ROOT / "docs" / "faults.md"
 
-HEADER = ("case", "kind", "ours: leaked", "twice", "outcome", "stock: leaked", "twice", "outcome")
+_COLUMNS = ("made", "leaked", "twice", "outcome")
+HEADER = ("case", "kind", *(f"{who}: {name}" for who in ("ours", "stock") for name in _COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Row:
     leaked: int
     duplicates: int
     outcome: str
-    reached: bool = True
+    made: int
+    reached: bool
     """Whether each strike of the case struck."""
 
     @classmethod
@@ -51,6 +53,7 @@ class Row:
             sum(job.kind == kind for job in audit.leaked),
             sum(job.kind == kind for job in audit.duplicates),
             audit.state,
+            sum(job.kind == kind for job in audit.jobs),
             not audit.missed,
         )
 
@@ -62,6 +65,7 @@ class Row:
             leaked=self.leaked + other.leaked,
             duplicates=self.duplicates + other.duplicates,
             outcome=", ".join(outcomes),
+            made=self.made + other.made,
             reached=self.reached and other.reached,
         )
 
@@ -71,11 +75,16 @@ class Row:
         return self.group, self.case, self.kind
 
     @property
-    def cells(self) -> tuple[str, str, str]:
+    def cells(self) -> tuple[str, str, str, str]:
         """The row's part of the table, what should not be in bold."""
         numbers = [f"**{number}**" if number else "0" for number in (self.leaked, self.duplicates)]
         outcome = f"**{self.outcome}**" if "stuck" in self.outcome else self.outcome
-        return numbers[0], numbers[1], outcome if self.reached else f"{outcome} *(not reached)*"
+        return (
+            str(self.made),
+            numbers[0],
+            numbers[1],
+            outcome if self.reached else f"{outcome} *(not reached)*",
+        )
 
 
 Rows = dict[tuple[str, str, str], Row]
@@ -103,16 +112,19 @@ def page(ours: Rows, stock: Rows) -> str:
     parts = [INTRODUCTION.read_text(), _summary({"ours": ours, "stock": stock}), _circumstances()]
     for group in dict.fromkeys(key[0] for key in keys):
         lines = [_line(key, ours, stock) for key in keys if key[0] == group]
-        parts.append("\n".join([f"## {group}\n", _cells(HEADER), _cells(["---"] * 8), *lines, ""]))
+        parts.append(
+            "\n".join([f"## {group}\n", _cells(HEADER), _cells(["---"] * len(HEADER)), *lines, ""])
+        )
     return "\n".join(parts)
 
 
 def _summary(columns: dict[str, Rows]) -> str:
-    head = ("", "rows", "leaked", "twice", "stuck")
+    head = ("", "rows", "made", "leaked", "twice", "stuck")
     lines = [
         (
             operators,
             str(len(rows)),
+            str(sum(row.made for row in rows.values())),
             str(sum(row.leaked for row in rows.values())),
             str(sum(row.duplicates for row in rows.values())),
             str(sum("stuck" in row.outcome for row in rows.values())),
@@ -137,7 +149,7 @@ def _line(
     stock: Rows,
 ) -> str:
     _, case, kind = key
-    columns = [rows[key].cells if key in rows else ("-", "-", "-") for rows in (ours, stock)]
+    columns = [rows[key].cells if key in rows else ["-"] * len(_COLUMNS) for rows in (ours, stock)]
     return _cells([case, kind, *columns[0], *columns[1]])
 
 

@@ -111,7 +111,14 @@ def begin(world: FaultWorld, name: str, action: str) -> FaultRun:
             case, ["cluster"], strikes=[strike], protected=name in PROTECTED, seconds=0
         )
     strikes = [point.strike(world.operators, action, task) for task in SUBMISSIONS]
-    return world.begin(case, KINDS, strikes=strikes)
+    return world.begin(case, KINDS, strikes=strikes, seconds=_work_seconds(name, action))
+
+
+def _work_seconds(name: str, action: str) -> int:
+    """Return how long a job takes: until the next try, or two of them would not be seen at once."""
+    if name in ("resume", "return"):
+        return 2
+    return 50 if action == "HOST" else 20
 
 
 @pytest.fixture(scope="module")
