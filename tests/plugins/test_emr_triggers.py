@@ -11,9 +11,10 @@ import pytest
 from airflow.sdk._shared.module_loading import import_string
 
 from aws_jobs import emr_polling
+from aws_jobs.cluster_lease import Lease
 from aws_jobs.emr_polling import CLUSTERS, EmrAsk
 from aws_jobs.polling import Sweep, watchlist
-from aws_jobs.triggers.emr import EmrClusterTrigger, EmrStepTrigger, EmrTrigger
+from aws_jobs.triggers.emr import EmrClusterTrigger, EmrPoolTrigger, EmrStepTrigger, EmrTrigger
 from aws_jobs.triggers.s3 import S3ObjectTrigger
 from localaws.process import LocalAws
 from tests.plugins.harness import bash_step, first_event, job_flow, wait_together
@@ -64,6 +65,15 @@ def hear(trigger: EmrTrigger, *statuses: dict[str, Any] | None) -> Any:
     [
         cluster_trigger(),
         step_trigger(),
+        step_trigger(lease={"table": "t", **Lease("j-1", "a/b/c/-1", "use").arguments()}),
+        EmrPoolTrigger(
+            table="t",
+            pool_id="p",
+            deadline=1.0,
+            interval=1.0,
+            aws_conn_id=None,
+            region=None,
+        ),
         S3ObjectTrigger(
             bucket="b",
             key="k",
