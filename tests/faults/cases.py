@@ -90,12 +90,15 @@ class Outcomes:
         own = [fault for case in cases for fault in case.own_faults]
         world.set_faults([*own, *map(dict, plan)])
         # processes that stand still take slots: these begin when their turn has come
-        runs = {case: self._begin(case) for case in cases if not case.holds}
+        runs: dict[Case, FaultRun] = {}
+        for case in cases:
+            if not case.holds:
+                self._begin(case, runs)
         for case in cases:
             if case.holds:
-                runs[case] = self._begin(case)
+                self._begin(case, runs)
             with self._noting(case):
-                if case.happens is not None:
+                if case.happens is not None and case in runs:
                     case.happens(runs[case])
         for case, run in runs.items():
             with self._noting(case):
@@ -112,8 +115,11 @@ class Outcomes:
             # what it was judged for says more than what was not to be had before
             raise wrong[-1]
 
-    def _begin(self, case: Case) -> FaultRun:
-        return self._world.begin(case.words, case.kinds, strikes=case.strikes, **case.conf)
+    def _begin(self, case: Case, runs: dict[Case, FaultRun]) -> None:
+        with self._noting(case):
+            runs[case] = self._world.begin(
+                case.words, case.kinds, strikes=case.strikes, **case.conf
+            )
 
     @contextmanager
     def _noting(self, case: Case) -> Iterator[None]:
