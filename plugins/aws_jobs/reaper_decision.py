@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aws_jobs.identity import TAG_ENDS_BY, RunKey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 # How long an owner must have been gone, and its job with it, before the job is ended.
 GRACE = timedelta(minutes=10)
@@ -166,11 +166,17 @@ def _judge_by_task(owner: Owner) -> Judgement:
     return Judgement(Action.LEAVE, f"its task is {owner.task!r}, and its run {owner.run}")
 
 
-def judge_by_users(users: Mapping[str, Judgement]) -> Judgement:
-    """Judge a shared cluster by those whose lease on it is in force, each judged by its own run."""
+def judge_by_users(users: Mapping[str, Judgement], expired: Collection[str] = ()) -> Judgement:
+    """Judge a shared cluster by those who hold a lease on it, each judged by its own run.
+
+    :param expired: whose lease has expired. Where their runs go on they may be about to renew it,
+        and to release others would close the cluster.
+    """
     gone = {user: each for user, each in users.items() if not each.is_left}
     there = {user: each for user, each in users.items() if each.is_left}
     words = "; ".join(f"{user}: {each.why}" for user, each in {**gone, **there}.items())
+    if there and there.keys() <= {*expired}:
+        return Judgement(Action.LEAVE, f"its leases have expired, but {words}")
     if there and not gone:
         needed = any(each.action is Action.KEEP for each in there.values())
         return Judgement(Action.KEEP if needed else Action.LEAVE, f"it is shared by {words}")

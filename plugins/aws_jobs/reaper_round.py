@@ -226,7 +226,8 @@ class Reaper:
             return judge_by_owner(job.kind, owners.run_owner(key.dag_id, key.run_id))
         if shared.is_closing:
             return Judgement(Action.END, "its last user has left")
-        runs = {user: user_owner(user)[:2] for user in shared.live_users()}
+        runs = {user: user_owner(user)[:2] for user in shared.users}
         return judge_by_users(
-            {user: judge_by_owner(job.kind, owners.run_owner(*run)) for user, run in runs.items()}
+            {user: judge_by_owner(job.kind, owners.run_owner(*run)) for user, run in runs.items()},
+            expired=runs.keys() - {*shared.live_users()},
         )

@@ -564,7 +564,6 @@ def share(
     client(aws, "emr").add_tags(ResourceId=cluster_id, **spec)
     pool_id = f"local/pool/{cluster_id}"
     held = [lease(cluster_id, user, seconds) for user in users or ["nobody"]]
-    leases.claim_founding(pool_id, held[0].user)
     leases.register(pool_id, "local", held[0])
     for each in held[1:]:
         shared = leases.cluster(cluster_id)
@@ -624,14 +623,14 @@ def test_users_that_are_gone_are_released_and_the_others_go_on(
 def test_a_cluster_that_nobody_shares_any_more_is_ended(
     batch: LocalAws, leases: LeaseTable, airflow: AirflowOfRuns, case: str
 ) -> None:
-    if case == "all gone":
-        cluster_id = share(batch, leases, "deleted", "deleted too")
+    if case == "closing":
+        cluster_id = share(batch, leases, RUN)
+        leases.close(cluster_id)
     elif case == "empty":
         cluster_id = share(batch, leases)
     else:
-        cluster_id = share(batch, leases, RUN, seconds=60 if case == "closing" else 0)
-    if case == "closing":
-        leases.close(cluster_id)
+        seconds = -60 if case == "expired" else 60
+        cluster_id = share(batch, leases, "deleted", "deleted too", seconds=seconds)
 
     outcome = sharing(batch).end(ids(sharing(batch).look()))
 
@@ -640,6 +639,17 @@ def test_a_cluster_that_nobody_shares_any_more_is_ended(
     shared = leases.cluster(cluster_id)
     assert shared is not None
     assert shared.is_closing
+
+
+def test_a_lease_that_expired_while_its_run_goes_on_keeps_the_cluster(
+    batch: LocalAws, leases: LeaseTable, airflow: AirflowOfRuns
+) -> None:
+    """No triggerer was there to renew it."""
+    cluster_id = share(batch, leases, RUN, "deleted", seconds=-60)
+
+    assert sharing(batch).look().orphans == []
+    assert sharing(batch).end([(Kind.CLUSTER, cluster_id)]).ended == []
+    assert alive(batch) == {cluster_id}
 
 
 def test_who_joins_between_the_looks_keeps_the_cluster(

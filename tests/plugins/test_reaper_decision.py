@@ -160,3 +160,23 @@ def test_a_shared_cluster_is_ended_only_where_all_its_users_are_gone(
     assert judgement.action is action
     assert judgement.gone_users == tuple(gone)
     assert judgement.gone_since == gone_since
+
+
+@pytest.mark.parametrize(
+    ("users", "expired", "action"),
+    [
+        ([KEEP], "0", Action.LEAVE),
+        # To release the first would close the cluster under the second.
+        ([GONE, KEEP], "1", Action.LEAVE),
+        ([GONE, KEEP], "01", Action.LEAVE),
+        ([GONE, KEEP], "0", Action.RELEASE),
+        ([GONE, KEEP, KEEP], "1", Action.RELEASE),
+        ([GONE], "0", Action.END),
+    ],
+)
+def test_a_lease_that_expired_while_its_run_goes_on_ends_nothing(
+    users: list[Judgement], expired: str, action: Action
+) -> None:
+    judged = {str(number): each for number, each in enumerate(users)}
+
+    assert judge_by_users(judged, {*expired}).action is action
