@@ -19,6 +19,9 @@ from tests.faults.world import FaultRun, FaultWorld
 
 GROUP = "People"
 
+# the first test waits for all cases of the module
+pytestmark = pytest.mark.timeout(2400)
+
 outcomes = outcomes_of(GROUP)
 
 Happens = Callable[[FaultRun], None]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.faults.cases import Case, Outcomes, each_of, outcomes_of
 from tests.faults.world import FaultWorld
 
 GROUP = "Ways to end"
+
+# the first test waits for all cases of the module
+pytestmark = pytest.mark.timeout(2400)
 
 outcomes = outcomes_of(GROUP)
 
