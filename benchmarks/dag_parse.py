@@ -66,9 +66,9 @@ provider, which takes it 0.7 CPU s and 100 MB once; ours never imports it there.
 
 def main() -> None:
     """Print one table."""
-    _load_airflow()
     with tempfile.TemporaryDirectory(prefix="airflow-bench-") as name:
         folder = Path(name)
+        _load_airflow(folder)
         one_task, stock = (
             _written(folder / f"{stem}.py", textwrap.dedent(text))
             for stem, text in (("one_task", ONE_TASK), ("stock", STOCK))
@@ -116,9 +116,9 @@ def main() -> None:
     )
 
 
-def _load_airflow() -> None:
+def _load_airflow(home: Path) -> None:
     """Be what the dag processor is when it forks."""
-    os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-bench-"))
+    os.environ["AIRFLOW_HOME"] = str(home)
     os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
     os.environ["AIRFLOW__CORE__LAZY_LOAD_PLUGINS"] = "False"
     os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(ROOT / "plugins")

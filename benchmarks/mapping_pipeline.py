@@ -1,9 +1,5 @@
 """The mapping job's one stream beside the published form with its files: CPU, wall, peak disk.
 
-    published   bwa mem > SAM; samtools sort > BAM; remove the SAM; filter BAM > BAM
-    + counts    the same, and samtools flagstat and stats of the unfiltered BAM
-    streamed    include/genomics: bwa mem | tee flagstat, stats | filter | samtools sort
-
 The second form gives what the third gives. All have the same filter (`coverm filter` may be absent)
 and `bwa mem -K`, without which the records would depend on the threads. The filtered records and
 the coverage are compared; the figures are medians of alternating runs, as ratios to the first form.
@@ -39,6 +35,15 @@ BATCH = "100000000"
 # Of the simulated input: contigs of a size, and pairs of reads.
 CONTIG, CONTIGS, PAIRS = 400_000, 10, 40_000
 FORMS = ("published", "+ counts", "streamed")
+FORMS_IN_WORDS = """\
+published   bwa mem > SAM; samtools sort > BAM; remove the SAM; filter BAM > BAM
++ counts    the same, and samtools flagstat and stats of the unfiltered BAM
+streamed    include/genomics: bwa mem | tee flagstat, stats | filter | samtools sort"""
+MEANING = """\
+The job's one stream gives what the second form gives, the same records and the same coverage in all
+runs, without the files between: so it needs a fraction of the disk, which is what a Batch job's
+instance has to be given. No stock operator has a part in it.
+"""
 
 sys.path.insert(0, str(PACKAGE))
 
@@ -168,15 +173,18 @@ def outcome(bam: Path) -> tuple[str, list[tuple[str, list[str]]]]:
 
 
 def main() -> None:
-    """Print a line a form."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description="The mapping job beside the published form.")
     parser.add_argument("--runs", type=int, default=3, help="runs of each form (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="one run of each form")
     parser.add_argument("--stream", nargs=4, type=Path, metavar=("DIR", "FASTA", "R1", "R2"))
     arguments = parser.parse_args()
     if arguments.stream:
         folder, reference, one, two = arguments.stream
         stream(folder, Input(reference, (one, two)))
         return
+    if arguments.quick:
+        arguments.runs = 1
     os.environ["PATH"] = f"{TOOLS}:{os.environ['PATH']}"
     figures: dict[str, list[Figures]] = {form: [] for form in FORMS}
     with tempfile.TemporaryDirectory(prefix="bench-input-") as inputs:
@@ -191,15 +199,35 @@ def main() -> None:
                 expected = expected or found
                 if found != expected:
                     raise SystemExit(f"{form} gives other records or another coverage")
-    print(f"{given.reads[0].name}, {THREADS} threads, {arguments.runs} runs of each form")
+    _tell(f"{given.reads[0].name}, {THREADS} threads, {arguments.runs} runs", figures)
+
+
+def _tell(input_and_runs: str, figures: dict[str, list[Figures]]) -> None:
+    # Here, as the stream's child is this file and finds no package.
+    from benchmarks.report import Report, tell
+
     medians = {form: _median(runs) for form, runs in figures.items()}
-    base = medians[FORMS[0]]
-    titles = ("CPU s", "wall s", "disk MB")
-    print(f"{'form':12}", *(f"{title:>8} {'ratio':>6}" for title in titles))
-    for form, each in medians.items():
-        pairs = ((each.cpu, base.cpu), (each.wall, base.wall), (each.disk, base.disk))
-        print(f"{form:12}", *(f"{value:8.1f} {value / first:6.2f}" for value, first in pairs))
-    print("filtered records and coverage are the same in all runs")
+    tell(
+        Report(
+            title="The mapping pipeline",
+            setting=f"```\n{FORMS_IN_WORDS}\n```\n\n"
+            f"{input_and_runs} of each form by turns: medians, and ratios to the first form.",
+            columns=["form", "CPU s", "ratio", "wall s", "ratio", "disk MB", "ratio"],
+            rows=[_row(form, each, medians[FORMS[0]]) for form, each in medians.items()],
+            targets=[],
+            meaning=MEANING,
+        )
+    )
+
+
+def _row(form: str, figures: Figures, base: Figures) -> list[str]:
+    pairs = (
+        (figures.cpu, base.cpu),
+        (figures.wall, base.wall),
+        (figures.disk, base.disk),
+    )
+    cells = [cell for value, first in pairs for cell in (f"{value:.1f}", f"{value / first:.2f}")]
+    return [form, *cells]
 
 
 def _parameters() -> Any:
