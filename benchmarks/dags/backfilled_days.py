@@ -21,7 +21,8 @@ from aws_jobs.operators.emr import (
 from benchmarks.small_cluster import bash_step, job_flow
 
 DAILY = CronDataIntervalTimetable("0 0 * * *", timezone="UTC")
-FIRST_DAY = datetime(2013, 1, 1, tzinfo=UTC)
+# An end, so that nothing is scheduled when the DAG is unpaused: backfills only.
+SPAN = (datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 31, tzinfo=UTC))
 SCRIPT = "sleep 10"
 STEPS = ("ingest", "report")
 
@@ -47,19 +48,19 @@ def _days(name: str, concurrency: int, reuse: ClusterReuse | None) -> None:
     report >> terminate_cluster.as_teardown(setups=create_cluster, on_failure_fail_dagrun=True)
 
 
-@dag(schedule=DAILY, start_date=FIRST_DAY, catchup=False, tags=["benchmark", "emr"])
+@dag(schedule=DAILY, start_date=SPAN[0], end_date=SPAN[1], catchup=False)
 def backfilled_days_ours() -> None:
     """Have a cluster a day."""
     _days("days-own", 1, None)
 
 
-@dag(schedule=DAILY, start_date=FIRST_DAY, catchup=False, tags=["benchmark", "emr"])
+@dag(schedule=DAILY, start_date=SPAN[0], end_date=SPAN[1], catchup=False)
 def backfilled_days_shared() -> None:
     """Share clusters, four runs at once."""
     _days("days-shared", 4, ClusterReuse(pool="benchmark"))
 
 
-@dag(schedule=DAILY, start_date=FIRST_DAY, catchup=False, tags=["benchmark", "emr"])
+@dag(schedule=DAILY, start_date=SPAN[0], end_date=SPAN[1], catchup=False)
 def backfilled_days_stock() -> None:
     """Have a cluster a day, as the provider's documentation wires it, deferred."""
     create_cluster = EmrCreateJobFlowOperator(
