@@ -345,10 +345,6 @@ class FaultWorld:
         """Put a fault plan in force (``localaws.faults``); an empty one ends the faults."""
         self._localaws("PUT", "faults", faults)
 
-    def calls(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Return the calls so far: ``{"emr": {"RunJobFlow": {"200": 1}}}``."""
-        return dict(self._localaws("GET", "calls"))
-
     def all_clusters(self) -> list[dict[str, Any]]:
         """Return every cluster that there ever was."""
         return list(self._localaws("GET", "emr/clusters"))
