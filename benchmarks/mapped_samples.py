@@ -27,6 +27,8 @@ from scripts.stack import ROOT, Stack
 SAMPLES = 200
 SHORTEST, LONGEST = 55.0, 65.0
 POLL_SECONDS = 10
+# What one run cannot tell from equal: the scheduler's rounds are a second apart.
+EQUAL = 1.05
 OURS, STOCK = "mapped_samples_ours", "mapped_samples_stock"
 
 MEANING = """\
@@ -140,7 +142,7 @@ def main() -> None:
             stack.rest.set_paused(dag_id, False)
             run(stack, dag_id, [1.0] * 4)
         one, other = (run(stack, dag_id, lengths(samples)) for dag_id in (OURS, STOCK))
-    beyond, stock_beyond = one.wall - LONGEST, other.wall - LONGEST
+    beyond = (one.wall - LONGEST) / (other.wall - LONGEST)
     tell(
         Report(
             title="Fan-out: mapped samples through a whole Airflow",
@@ -153,10 +155,8 @@ def main() -> None:
                     one.own_calls / samples,
                     1.2,
                 ),
-                at_most(
-                    "wall beyond the jobs' own no worse than stock's", beyond / stock_beyond, 1.0
-                ),
-                at_most("CPU no worse than stock's", one.cpu / other.cpu, 1.0),
+                at_most("wall beyond the jobs' own no worse than stock's", beyond, EQUAL),
+                at_most("CPU no worse than stock's", one.cpu / other.cpu, EQUAL),
             ],
             meaning=MEANING,
         )

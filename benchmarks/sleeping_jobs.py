@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 QUEUE = "benchmark"
+#: The pool of airflow-pools.json for tasks that submit.
+POOL = "batch_submissions"
 IMAGE = "benchmark/sleep"
 #: Sleeps for `seconds`.
 SLEEP = "sleep-for"

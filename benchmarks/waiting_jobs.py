@@ -101,8 +101,8 @@ def run(form: Callable[[str], Trigger], jobs: int, aws: LocalAws) -> Figures:
     """Let jobs run and wait for all of them."""
     batch = aws.client("batch")
     with Triggerer(aws.environment()) as triggerer:
-        begins = time.time() + 10 + jobs / STARTS_A_SECOND
         first = triggerer.wait([form(_submit(batch, time.time() + 5))], TIMEOUT)
+        begins = time.time() + 3 + jobs / STARTS_A_SECOND
         ends = [begins + seconds for seconds in job_seconds(jobs)]
         job_ids = [_submit(batch, end) for end in ends]
         _wait_until_all_run(aws, jobs)
