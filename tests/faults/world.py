@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from scripts.airflow_rest import AirflowRest, WaitedTooLongError
+from scripts.airflow_rest import ENDED, AirflowRest, AirflowRestError
 from scripts.component import Component, Identity, end_all
 from scripts.stack import Stack
 from tests.faults.dags.fault_requests import ARRAY_SIZE
@@ -170,12 +170,9 @@ class FaultRun:
         A run that does not end in time is marked failed, so that it does not disturb the others.
         """
         self.let_work_end()
-        try:
-            run = self.world.rest.wait_for_run(self.dag_id, self.run_id, timeout)
-            state, ended = str(run["state"]), datetime.fromisoformat(run["end_date"]).timestamp()
-        except WaitedTooLongError:
-            state, ended = STUCK, time.time()
-        stuck = {task: now for task, now in self.task_states.items() if _is_stuck(now, state)}
+        state, ended = self._wait_for_end(time.monotonic() + timeout)
+        tasks = self.task_states
+        stuck = {task: now for task, now in tasks.items() if _is_stuck(now, state)}
         while any(job.is_left for job in self.external_jobs):
             if time.time() > ended + _SETTLING_SECONDS:
                 break
@@ -185,6 +182,20 @@ class FaultRun:
         if state == STUCK:
             self.world.rest.mark_run(self.dag_id, self.run_id, "failed")
         return audit
+
+    def _wait_for_end(self, give_up: float) -> tuple[str, float]:
+        """Return the run's state and since when it has it; an answer that fails is asked again."""
+        while time.monotonic() < give_up:
+            try:
+                run = self.world.rest.run(self.dag_id, self.run_id)
+            except (AirflowRestError, httpx.HTTPError) as error:
+                if isinstance(error, AirflowRestError) and error.status < 500:
+                    raise
+            else:
+                if run["state"] in ENDED:
+                    return run["state"], datetime.fromisoformat(run["end_date"]).timestamp()
+            time.sleep(0.5)
+        return STUCK, time.time()
 
     def _lost(self) -> dict[str, list[str]]:
         """Name, by kind, the items that no job has worked on to its end."""
