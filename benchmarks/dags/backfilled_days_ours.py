@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import CronDataIntervalTimetable, dag, task
@@ -18,6 +18,7 @@ from benchmarks.small_cluster import bash_step, job_flow
 DAILY = CronDataIntervalTimetable("0 0 * * *", timezone="UTC")
 # An end, so that nothing is scheduled when the DAG is unpaused: backfills only.
 SPAN = (datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 31, tzinfo=UTC))
+RETRIES = {"retries": 3, "retry_delay": timedelta(seconds=1)}
 SCRIPT = "sleep 10"
 STEPS = ("ingest", "report")
 
@@ -43,13 +44,13 @@ def _days(name: str, concurrency: int, reuse: ClusterReuse | None) -> None:
     report >> terminate_cluster.as_teardown(setups=create_cluster, on_failure_fail_dagrun=True)
 
 
-@dag(schedule=DAILY, start_date=SPAN[0], end_date=SPAN[1], catchup=False)
+@dag(schedule=DAILY, start_date=SPAN[0], end_date=SPAN[1], catchup=False, default_args=RETRIES)
 def backfilled_days_ours() -> None:
     """Have a cluster a day."""
     _days("days-own", 1, None)
 
 
-@dag(schedule=DAILY, start_date=SPAN[0], end_date=SPAN[1], catchup=False)
+@dag(schedule=DAILY, start_date=SPAN[0], end_date=SPAN[1], catchup=False, default_args=RETRIES)
 def backfilled_days_shared() -> None:
     """Share clusters, four runs at once."""
     _days("days-shared", 4, ClusterReuse(pool="benchmark"))

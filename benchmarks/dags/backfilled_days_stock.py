@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.amazon.aws.operators.emr import (
@@ -17,6 +17,7 @@ from benchmarks.small_cluster import bash_step, job_flow
 DAILY = CronDataIntervalTimetable("0 0 * * *", timezone="UTC")
 # An end, so that nothing is scheduled when the DAG is unpaused: backfills only.
 SPAN = (datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 31, tzinfo=UTC))
+RETRIES = {"retries": 3, "retry_delay": timedelta(seconds=1)}
 SCRIPT = "sleep 10"
 STEPS = ("ingest", "report")
 
@@ -26,7 +27,7 @@ def publish() -> None:
     """Do nothing: a run needs a leaf beside the teardown."""
 
 
-@dag(schedule=DAILY, start_date=SPAN[0], end_date=SPAN[1], catchup=False)
+@dag(schedule=DAILY, start_date=SPAN[0], end_date=SPAN[1], catchup=False, default_args=RETRIES)
 def backfilled_days_stock() -> None:
     """Have a cluster a day, as the provider's documentation wires it, deferred."""
     create_cluster = EmrCreateJobFlowOperator(

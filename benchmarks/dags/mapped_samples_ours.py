@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import dag, task
@@ -27,6 +28,8 @@ def mapped_samples_ours() -> None:
             "parameters": {"seconds": "{{ seconds }}"},
         },
         pool=POOL,
+        retries=3,
+        retry_delay=timedelta(seconds=1),
     ).expand(values=samples())
 
 

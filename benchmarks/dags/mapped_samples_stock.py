@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.providers.amazon.aws.operators.batch import BatchOperator
@@ -26,6 +27,8 @@ def mapped_samples_stock() -> None:
         deferrable=True,
         poll_interval=10,
         pool=POOL,
+        retries=3,
+        retry_delay=timedelta(seconds=1),
     ).expand(parameters=samples())
 
 
