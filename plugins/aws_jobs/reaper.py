@@ -24,7 +24,6 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aws_jobs.aws_clients import aws_client
 from aws_jobs.exceptions import AwsJobsError, SettingsError
 from aws_jobs.reaper_decision import GRACE, Action, utc_now
 from aws_jobs.reaper_owners import AirflowSilentError, RestOwners, airflow_session
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(os.environ)
         new_owners = _new_owners(os.environ, settings.deployment_id)
-        client = partial(aws_client, aws_conn_id=None, region=settings.region)
+        client = partial(_client, region=settings.region)
         return run(Reaper.of(settings, client, new_owners, grace), end=options.end)
     except (AwsJobsError, BotoCoreError, ClientError) as error:
         print(error, file=sys.stderr)
@@ -124,6 +123,8 @@ def _summary(look: Look) -> str:
 def _tell(outcome: Outcome) -> None:
     for finding in outcome.ended:
         print(f"ended {finding}")
+    for finding in outcome.released:
+        print(f"gave back leases: {finding}")
     for spared in outcome.spared:
         print(f"not ended: {spared}")
     for problem in outcome.problems:
@@ -134,6 +135,16 @@ def _exit_code(problems: Sequence[str], look: Look, *, left: int) -> int:
     if problems:
         return 2
     return 1 if left or look.with_action(Action.LEAVE) else 0
+
+
+def _client(service: str, region: str) -> Any:
+    """Return a client with the credentials at hand, that makes each call once."""
+    import boto3
+    from botocore.config import Config
+
+    session: Any = boto3.session.Session()  # Any: types know each service by its name only
+    config = Config(retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=20)
+    return session.client(service, region_name=region, config=config)
 
 
 def _settings(environ: Mapping[str, str]) -> Settings:

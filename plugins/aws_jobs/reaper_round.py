@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from aws_jobs.aws_errors import error_code
 from aws_jobs.cluster_lease import Lease, LeaseTable, user_owner
 from aws_jobs.identity import TAG_POOL
 from aws_jobs.reaper_aws import BatchJobs, Clusters
@@ -136,8 +137,8 @@ class Reaper:
                 for job in place.live():
                     look.findings.append(Finding(job, self._judge(job, owners)))
             except Exception as error:
-                log.warning("The look at each %s failed", place.kind, exc_info=error)
                 look.problems.append(f"not every {place.kind} could be looked at: {error}")
+                _report(look.problems[-1], error)
             look.others += place.others
         return look
 
@@ -152,8 +153,8 @@ class Reaper:
             try:
                 self._end_one(places[kind], external_id, outcome)
             except Exception as error:
-                log.warning("%s %s could not be ended", kind, external_id, exc_info=error)
                 outcome.problems.append(f"{kind} {external_id} could not be ended: {error}")
+                _report(outcome.problems[-1], error)
         return outcome
 
     def _end_one(self, place: Place, external_id: str, outcome: Outcome) -> None:
@@ -199,7 +200,7 @@ class Reaper:
         try:
             self.leases.close(job.external_id)
         except Exception as error:
-            log.warning("The leases on cluster %s stay", job.external_id, exc_info=error)
+            _report(f"the leases on cluster {job.external_id} stay: {error}", error)
         return True
 
     def _judge(self, job: LiveJob, owners: Owners) -> Judgement:
@@ -209,7 +210,7 @@ class Reaper:
         try:
             return self._judge_by_owner(job, owners)
         except Exception as error:
-            return Judgement(Action.LEAVE, f"how its owner is cannot be told: {error}")
+            return Judgement(Action.LEAVE, f"whether it is needed cannot be told: {error}")
 
     def _judge_by_owner(self, job: LiveJob, owners: Owners) -> Judgement:
         key = job.run_key
@@ -231,3 +232,8 @@ class Reaper:
             {user: judge_by_owner(job.kind, owners.run_owner(*run)) for user, run in runs.items()},
             expired=runs.keys() - {*shared.live_users()},
         )
+
+
+def _report(problem: str, error: Exception) -> None:
+    """Log what failed; where it is no answer of AWS's, with the place in the code."""
+    log.warning("%s", problem, exc_info=None if error_code(error) else error)

@@ -105,11 +105,17 @@ class EndOrphansOperator(BaseOperator):
         outcome = _reaper(self.aws_conn_id, self.grace).end(orphans)
         for finding in outcome.ended:
             log.warning("Ended %s", finding)
+        for finding in outcome.released:
+            log.warning("Gave back leases: %s", finding)
         for spared in outcome.spared:
             log.info("Not ended: %s", spared)
         if problems := [*self.found["problems"], *outcome.problems]:
             raise HousekeepingError("Housekeeping is not complete", problems)
-        return {"ended": [str(finding) for finding in outcome.ended], "spared": outcome.spared}
+        return {
+            "ended": [str(finding) for finding in outcome.ended],
+            "released": [str(finding) for finding in outcome.released],
+            "spared": outcome.spared,
+        }
 
     def _wait(self, due: datetime) -> NoReturn:
         from airflow.providers.standard.triggers.temporal import DateTimeTrigger
