@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import runpy
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import jinja2
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
 from botocore.exceptions import ClientError
@@ -38,6 +42,7 @@ from localaws.process import LocalAws
 from tests.plugins.conftest import SETTINGS, live_clusters
 from tests.plugins.harness import TaskInstance, bash_step, job_flow, resume, run, start, wait
 
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = "local-cluster-leases"
 
 
@@ -897,6 +902,39 @@ def test_a_lost_answer_of_the_table_changes_nothing(
     joiner.end(cluster_id)
     assert live() == []
     assert aws.count("emr", "RunJobFlow") == 1
+
+
+@pytest.mark.parametrize(
+    ("xcoms", "place"),
+    [
+        ({"create_cluster": {"return_value": "j-1"}, "ingest": {"cluster_id": "j-1"}}, "j-1"),
+        (
+            {
+                "create_cluster": {"return_value": "j-1", "cluster_use": "j-1-new"},
+                "ingest": {"cluster_id": "j-1", "cluster_use": "j-1-old"},
+            },
+            "j-1-",
+        ),
+    ],
+    ids=["own", "shared"],
+)
+def test_the_daily_etl_writes_where_the_use_of_its_cluster_leads(
+    xcoms: dict[str, dict[str, str]], place: str
+) -> None:
+    """On a cluster of its own as ever, also in runs that were under way when this came."""
+    dag_file = runpy.run_path(str(ROOT / "dags" / "emr_daily_etl.py"))
+    pulled = {"check_input": {"return_value": {"day_uri": "s3://b/flights/day=2013-01-01"}}}
+
+    def xcom_pull(task_ids: str, key: str = "return_value") -> Any:
+        return {**pulled, **xcoms}[task_ids].get(key)
+
+    ti = SimpleNamespace(xcom_pull=xcom_pull)
+    writes_to, ingested = (
+        jinja2.Template(dag_file[name]).render(ti=ti) for name in ("WRITES_TO", "INGESTED")
+    )
+
+    assert writes_to == f"s3://b/flights/day=2013-01-01/{place}{'new' * place.endswith('-')}"
+    assert ingested == f"s3://b/flights/day=2013-01-01/{place}{'old' * place.endswith('-')}"
 
 
 def test_a_watcher_of_another_run_s_cluster_takes_no_lease_and_ends_none(
