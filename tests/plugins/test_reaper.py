@@ -728,6 +728,11 @@ def test_a_cluster_without_a_lease_is_its_founder_s(
 # As a task
 
 
+@pytest.fixture
+def its_clients(batch: LocalAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaper_task, "aws_client", lambda service, *_: client(batch, service))
+
+
 def begin(airflow: AirflowOfRuns) -> tuple[TaskInstance, dict[str, Any]]:
     ti = TaskInstance("find_orphans")
     return ti, json.loads(json.dumps(reaper_task.find_orphans(ti)))
@@ -752,6 +757,7 @@ def test_the_first_look_of_the_task_changes_nothing_and_shows_the_deployment(
     assert changes(batch) == set()
 
 
+@pytest.mark.usefixtures("its_clients")
 def test_the_task_waits_for_the_grace_then_looks_again_and_ends(
     batch: LocalAws, both: set[str], airflow: AirflowOfRuns
 ) -> None:
@@ -769,6 +775,7 @@ def test_the_task_waits_for_the_grace_then_looks_again_and_ends(
     assert alive(batch) == set()
 
 
+@pytest.mark.usefixtures("its_clients")
 def test_the_task_does_not_wait_where_only_time_is_up(
     batch: LocalAws, airflow: AirflowOfRuns
 ) -> None:
@@ -780,6 +787,7 @@ def test_the_task_does_not_wait_where_only_time_is_up(
     assert alive(batch) == set()
 
 
+@pytest.mark.usefixtures("its_clients")
 def test_the_task_is_skipped_where_there_is_nothing_to_do(
     batch: LocalAws, both: set[str], airflow: AirflowOfRuns
 ) -> None:
@@ -789,6 +797,7 @@ def test_the_task_is_skipped_where_there_is_nothing_to_do(
         ending(found, 0).execute(ti.context)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("its_clients")
 def test_the_task_ends_what_it_can_and_fails_for_the_rest(
     batch: LocalAws, both: set[str], airflow: AirflowOfRuns
 ) -> None:
