@@ -59,8 +59,8 @@ STOCK = """
 MEANING = """\
 A DAG file is parsed every 30 s (by default) for as long as Airflow runs. What it may cost is what
 Airflow itself takes for a DAG of that shape; what is beyond are the specs that the file reads and
-the arguments of real operators. A stock DAG is cheap too once the dag processor has imported the
-provider, which takes it 0.7 CPU s and 100 MB once; ours never imports it there.
+the arguments of real operators. A stock DAG is cheap too, once the dag processor has imported the
+provider.
 """
 
 

@@ -34,9 +34,9 @@ OURS, STOCK = "mapped_samples_ours", "mapped_samples_stock"
 MEANING = """\
 SubmitJob is the one call that a sample of ours costs by itself; its waiting is a share of the
 sweeps that all make together. Stock asks for the job once more before it waits, at each look, and
-twice more at its end. What is written to the metadata database is mostly Airflow's own
-bookkeeping of a task that starts, defers and resumes, which both pay; ours keeps two values more
-for each task, the claim and the id, by which a retry finds the job.
+again at its end. What is written to the metadata database is mostly Airflow's own bookkeeping of
+a task that starts, defers and resumes, which both pay; ours also keeps in the task state store
+what a retry needs to find the job.
 """
 
 
