@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ ENDED = ("success", "failed")
 # Some tasks stand still while the others go on.
 SLOTS = 10
 SECONDS = 600
+# Each look is several calls, and all cases look at once.
+PAUSE = 1.0
 
 _pools = itertools.count(1)
 
@@ -77,14 +80,27 @@ class Case:
     users: int = 3
 
 
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until something is so, with many others who wait."""
+    give_up = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < give_up, f"not so in {SECONDS} s: {what}"
+        time.sleep(PAUSE)
+
+
 def until_at_work(*runs: FaultRun) -> None:
     """Wait until the step of each run is there."""
     for run in runs:
-        run.until(lambda run=run: any(job.kind == "step" for job in run.external_jobs), SECONDS)
+        until(lambda run=run: steps_of(run) > 0, f"{run.run_id} has a step")
 
 
 def until_ended(run: FaultRun) -> None:
-    run.until(lambda: run.state in ENDED, SECONDS)
+    until(lambda: run.state in ENDED, f"{run.run_id} has ended")
+
+
+def steps_of(run: FaultRun) -> int:
+    """Return how many steps a run has submitted."""
+    return sum(job.kind == "step" for job in run.external_jobs)
 
 
 def a_joiner_is(action: str, at: str) -> Callable[[Sharing], None]:
@@ -102,7 +118,7 @@ def the_founder_is_killed(at: str) -> Callable[[Sharing], None]:
 
     def happens(shared: Sharing) -> None:
         founder = shared.begin(Strike(at, "KILL", "create_cluster"))
-        founder.until(lambda: not founder.plan.missed(), SECONDS)
+        until(lambda: not founder.plan.missed(), f"{founder.run_id} was struck")
         until_at_work(founder, shared.begin())
 
     return happens
@@ -141,7 +157,7 @@ def a_lease_expires(shared: Sharing) -> None:
     cluster = still.external_job("cluster")
     other = shared.begin(dag_id=BRIEFLY)
     until_at_work(other)
-    still.until(lambda: living_users(leases, cluster.id) == 1, SECONDS)
+    until(lambda: living_users(leases, cluster.id) == 1, f"a lease on {cluster.id} has expired")
     other.let_work_end()
     until_ended(other)
     assert not still.external_job("cluster").is_left
@@ -155,7 +171,7 @@ def a_run_is_cleared(shared: Sharing) -> None:
     until_at_work(joiner)
     founder.wait_task("step", "deferred", timeout=SECONDS)
     founder.world.rest.clear(founder.dag_id, founder.run_id, ["step"])
-    founder.until(lambda: sum(job.kind == "step" for job in founder.external_jobs) == 2, SECONDS)
+    until(lambda: steps_of(founder) == 2, f"{founder.run_id} has submitted its step again")
     assert joiner.external_job("step").is_left
 
 
