@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,9 @@ class FaultRun:
                     raise
             else:
                 if run["state"] in ENDED:
-                    return run["state"], datetime.fromisoformat(run["end_date"]).timestamp()
+                    # A queued run of a backfill that was cancelled has no end.
+                    ended = run["end_date"] or datetime.now(UTC).isoformat()
+                    return run["state"], datetime.fromisoformat(ended).timestamp()
             time.sleep(0.5)
         return STUCK, time.time()
 
