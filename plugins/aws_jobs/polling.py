@@ -247,7 +247,7 @@ def _next_due(
     for group, watches in groups.items():
         last = asked[group].at
         wait = max(min(watch.pace(now) for watch in watches), asked[group].backoff)
-        due = last + wait * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
+        due = last + wait * random.uniform(0.8, 1.0)  # noqa: S311 - jitter
         newcomers = [watch.since + watch.first for watch in watches if watch.since >= last]
         if newcomers and not asked[group].failures:
             due = min([*newcomers, due] if last else newcomers)
