@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,8 @@ SECONDS = 600
 PAUSE = 1.0
 
 _pools = itertools.count(1)
+# Threads that still wait would keep pytest from ending when somebody interrupts it.
+_over = threading.Event()
 
 
 @dataclass
@@ -85,7 +88,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
     give_up = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < give_up, f"not so in {SECONDS} s: {what}"
-        time.sleep(PAUSE)
+        assert not _over.wait(PAUSE), "pytest has ended"
 
 
 def until_at_work(*runs: FaultRun) -> None:
@@ -224,6 +227,7 @@ def shared(request: pytest.FixtureRequest, world: FaultWorld) -> Iterator[dict[C
     ]
     with ThreadPoolExecutor(len(asked)) as threads:
         yield {case: threads.submit(_run, world, case) for case in asked}
+        _over.set()
     world.set_slots()
 
 
