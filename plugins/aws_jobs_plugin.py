@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -23,6 +24,11 @@ class AwsJobsPlugin(AirflowPlugin):
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
-        """Import every module of the package; none imports boto3, nor does anything else."""
+        """Import every module of the package; none imports boto3, nor does anything else.
+
+        A program that has begun to import the package before Airflow is in the middle of it.
+        """
+        if any(name.startswith("aws_jobs.") for name in sys.modules):
+            return
         for module in pkgutil.walk_packages(aws_jobs.__path__, "aws_jobs."):
             importlib.import_module(module.name)

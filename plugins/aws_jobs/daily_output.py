@@ -1,7 +1,8 @@
 """What a run wrote for a day: checked where it was written, then published in one step.
 
-A run writes below a prefix of its own, ``<output>/day=<day>/<cluster id>/``. A reader finds the day
-through the Glue catalog: the location of its partition is the one thing that changes, by one call.
+A run writes below a prefix of its own, ``<output>/day=<day>/<use of a cluster>/``. A reader finds
+the day through the Glue catalog: the location of its partition is the one thing that changes, by one
+call.
 """
 
 from __future__ import annotations
@@ -236,7 +237,7 @@ def _let_expire(
 
 
 def _version(uri: str) -> str:
-    """Return the last part of ``<output>/day=<day>/<cluster id>``."""
+    """Return the last part of ``<output>/day=<day>/<use of a cluster>``."""
     return uri.rstrip("/").rsplit("/", 1)[1]
 
 

@@ -145,7 +145,7 @@ class FaultRun:
                 f"{self.run_id}: not so in {timeout} s; tasks {self.task_states}, "
                 f"external jobs {self.external_jobs}"
             )
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     def wait_until_held(self, timeout: float = 120) -> None:
         """Wait until all its HOLD strikes have struck."""
@@ -249,6 +249,11 @@ class FaultWorld:
     def is_ours(self) -> bool:
         """Whether our operators run, which are held to what they promise."""
         return self.operators == "ours"
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        # verify: to load certificates for plain http costs more CPU than the whole call.
+        return httpx.Client(timeout=30, trust_env=False, verify=False)
 
     @cached_property
     def emr(self) -> Any:
@@ -368,8 +373,7 @@ class FaultWorld:
 
     def _localaws(self, method: str, path: str, body: Any = None) -> Any:
         url = f"{self.stack.localaws_url}/localaws/{path}"
-        answer = httpx.request(method, url, json=body, timeout=30, trust_env=False)
-        return answer.raise_for_status().json()
+        return self._http.request(method, url, json=body).raise_for_status().json()
 
     # Airflow's components
 
