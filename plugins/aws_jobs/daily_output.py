@@ -1,8 +1,7 @@
 """What a run wrote for a day: checked where it was written, then published in one step.
 
 A run writes below a prefix of its own, ``<output>/day=<day>/<use of a cluster>/``. A reader finds
-the day through the Glue catalog: the location of its partition is the one thing that changes, by one
-call.
+the day through the Glue catalog: the location of its partition is all that changes, by one call.
 """
 
 from __future__ import annotations

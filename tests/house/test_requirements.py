@@ -10,8 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-# What the stock operators need to wait in the triggerer, laid over the tools' environment where they
-# are compared with ours; aiobotocore holds the SDK below it back.
+# What the stock operators need to wait in the triggerer, laid over the tools' environment where
+# they are compared with ours; aiobotocore holds the SDK below it back.
 STOCK = "requirements-stock"
 HELD_BACK = {"boto3", "botocore"}
 NAMES = [
