@@ -29,8 +29,9 @@ _AGE_SHARE = 0.1
 # Newcomers wait this long for others, so that they are asked for together; and so do answers, as
 # each sweep wakes all who wait.
 _GATHER_SECONDS = 0.25
-# A trigger's event comes this long after its start, at the earliest.
-SETTLE_SECONDS = 4.0
+# A trigger's event comes this long after its start, at the earliest: longer than a scheduler of good
+# size takes for its loop. ``[aws_jobs] settle_seconds`` in Airflow's configuration.
+_SETTLE_SECONDS = 10.0
 # A sweep comes at least this often, so that waiters see their deadlines pass while AWS is silent.
 _TICK_SECONDS = 5.0
 
@@ -277,11 +278,15 @@ async def settle(began: float) -> None:
     """Let Airflow note the deferral before its end: at once, the task would lose a try.
 
     The scheduler takes the end of a worker's process for that of its task when the task is queued
-    again by then (apache/airflow#71580).
+    again by the time of its next loop (apache/airflow#71580). In the last try no process of the
+    task's would run again, and end what it has started.
 
     :param began: when the trigger began, by the monotonic clock.
     """
-    await asyncio.sleep(max(0.0, began + SETTLE_SECONDS - time.monotonic()))
+    from airflow.sdk.configuration import conf
+
+    seconds = conf.getfloat("aws_jobs", "settle_seconds", fallback=_SETTLE_SECONDS)
+    await asyncio.sleep(max(0.0, began + seconds - time.monotonic()))
 
 
 async def paced(rate: CallRate, call: Callable[..., Any], **arguments: Any) -> Any:

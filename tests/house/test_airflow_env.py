@@ -17,8 +17,13 @@ ROOT = Path(__file__).parents[2]
 ENV_FILE = ROOT / "airflow.env"
 
 
+# Read by the package itself.
+OWN_SECTION = "AIRFLOW__AWS_JOBS__"
+
+
 def options() -> list[str]:
-    return [name for name in read_env_file(ENV_FILE) if name.startswith("AIRFLOW__")]
+    names = [name for name in read_env_file(ENV_FILE) if name.startswith("AIRFLOW__")]
+    return [name for name in names if not name.startswith(OWN_SECTION)]
 
 
 def is_option(name: str) -> bool:

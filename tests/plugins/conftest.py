@@ -38,7 +38,7 @@ def localaws_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local
 @pytest.fixture(autouse=True)
 def _no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is none whose notes a trigger must wait for."""
-    monkeypatch.setattr("aws_jobs.polling.SETTLE_SECONDS", 0.0)
+    monkeypatch.setenv("AIRFLOW__AWS_JOBS__SETTLE_SECONDS", "0")
 
 
 @pytest.fixture

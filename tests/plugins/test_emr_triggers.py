@@ -181,7 +181,7 @@ def test_what_was_known_once_is_no_reason_to_give_up_later() -> None:
 def test_an_event_waits_until_airflow_has_noted_the_deferral(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aws_jobs.polling.SETTLE_SECONDS", 0.5)
+    monkeypatch.setenv("AIRFLOW__AWS_JOBS__SETTLE_SECONDS", "0.5")
     began = time.monotonic()
 
     hear(cluster_trigger(), {"State": "WAITING"})
