@@ -1,6 +1,6 @@
-"""Imports the package once in each of Airflow's long-running processes.
+"""Imports the package, and AWS's SDK, once in each of Airflow's long-running processes.
 
-The dag processor forks a child for each parse, and LocalExecutor one for each task: what the parent
+The dag processor forks a child for each parse, and the executors one for each task: what the parent
 has imported, they need not. With ``[core] lazy_load_plugins`` off, Airflow loads its plugins when a
 process starts. An edit below ``plugins/`` is seen after a restart.
 """
@@ -16,6 +16,9 @@ from airflow.plugins_manager import AirflowPlugin
 
 import aws_jobs
 
+# What our modules import inside functions, as a parse does not need it, and every task does.
+_SDK = ("boto3", "airflow.providers.amazon.aws.hooks.base_aws")
+
 
 class AwsJobsPlugin(AirflowPlugin):
     """Nothing but the imports."""
@@ -24,11 +27,12 @@ class AwsJobsPlugin(AirflowPlugin):
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
-        """Import every module of the package; none imports boto3, nor does anything else.
+        """Import every module of the package, and what all tasks need.
 
         A program that has begun to import the package before Airflow is in the middle of it.
         """
         if any(name.startswith("aws_jobs.") for name in sys.modules):
             return
-        for module in pkgutil.walk_packages(aws_jobs.__path__, "aws_jobs."):
-            importlib.import_module(module.name)
+        modules = pkgutil.walk_packages(aws_jobs.__path__, "aws_jobs.")
+        for name in [*(module.name for module in modules), *_SDK]:
+            importlib.import_module(name)

@@ -29,8 +29,8 @@ _AGE_SHARE = 0.1
 # Newcomers wait this long for others, so that they are asked for together; and so do answers, as
 # each sweep wakes all who wait.
 _GATHER_SECONDS = 0.25
-# A trigger's event comes this long after its start, at the earliest: longer than a scheduler of good
-# size takes for its loop. ``[aws_jobs] settle_seconds`` in Airflow's configuration.
+# A trigger's event comes this long after its start, at the earliest: longer than a busy scheduler
+# takes for its loop. ``[aws_jobs] settle_seconds`` in Airflow's configuration.
 _SETTLE_SECONDS = 10.0
 # A sweep comes at least this often, so that waiters see their deadlines pass while AWS is silent.
 _TICK_SECONDS = 5.0

@@ -39,5 +39,9 @@ def test_every_module_of_the_package_is_loaded_under_its_own_name(loaded):
     assert modules <= loaded
 
 
-def test_what_is_slow_is_not(loaded):
-    assert not {"boto3", "botocore", "airflow.providers.amazon.aws", "plotly"} & loaded
+def test_so_is_the_sdk_which_every_task_needs(loaded):
+    assert {"boto3", "airflow.providers.amazon.aws.hooks.base_aws"} <= loaded
+
+
+def test_what_only_one_task_needs_is_not(loaded):
+    assert not {"plotly", "numpy", "airflow.providers.amazon.aws.operators.emr"} & loaded
