@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 # https://docs.aws.amazon.com/general/latest/gr/api-retries.html, and the codes botocore retries.
 _THROTTLING_CODES = frozenset(
@@ -46,20 +49,32 @@ def is_throttled(error: BaseException) -> bool:
     return error_code(error) in _THROTTLING_CODES or status == 429
 
 
+def is_without_effect(error: BaseException) -> bool:
+    """Whether the call took no effect, and may take it later: throttled, or AWS was not reached."""
+    from botocore.exceptions import (
+        ConnectTimeoutError,
+        EndpointConnectionError,
+        ProxyConnectionError,
+    )
+
+    not_reached = (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError)
+    return is_throttled(error) or isinstance(error, not_reached)
+
+
 def is_outcome_unknown(error: BaseException) -> bool:
     """Whether the call may have taken effect without a good answer: 5xx, broken connection."""
-    from botocore.exceptions import ClientError, HTTPClientError
+    from botocore.exceptions import ClientError, HTTPClientError, SSLError
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return isinstance(status, int) and status >= 500
-    return isinstance(error, HTTPClientError | ResponseParserError)
+    return isinstance(error, HTTPClientError | ResponseParserError | SSLError)
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether a call that may safely be made twice is worth repeating."""
-    return is_throttled(error) or is_outcome_unknown(error)
+    return is_without_effect(error) or is_outcome_unknown(error)
 
 
 def call_patiently(
@@ -76,6 +91,7 @@ def call_patiently(
     """
     from tenacity import (
         Retrying,
+        before_sleep_log,
         retry_if_exception,
         stop_after_delay,
         wait_random_exponential,
@@ -85,5 +101,6 @@ def call_patiently(
         retry=retry_if_exception(repeat),
         wait=wait_random_exponential(multiplier=0.5, max=20),
         stop=stop_after_delay(budget),
+        before_sleep=before_sleep_log(log, logging.INFO),
         reraise=True,
     )(call)

@@ -15,7 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aws_jobs.aws_errors import call_patiently, is_outcome_unknown, is_passing, is_throttled
+from aws_jobs.aws_errors import (
+    call_patiently,
+    is_outcome_unknown,
+    is_passing,
+    is_without_effect,
+)
 from aws_jobs.exceptions import TaskKilled, UnknownOutcomeError
 from aws_jobs.identity import RunKey
 
@@ -340,7 +345,7 @@ def _submit(
     while True:
         budget = max(0.0, give_up - time.monotonic())
         try:
-            return call_patiently(attempt, budget=budget, repeat=is_throttled)
+            return call_patiently(attempt, budget=budget, repeat=is_without_effect)
         except Exception as error:
             if not is_outcome_unknown(error):
                 raise

@@ -157,6 +157,28 @@ def test_a_throttled_call_is_repeated_without_a_look(aws: LocalAws, ti: TaskInst
     assert aws.count("emr", "ListClusters") == 0
 
 
+def test_a_call_that_did_not_reach_aws_is_repeated_without_a_look(
+    aws: LocalAws, ti: TaskInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import EndpointConnectionError
+
+    operator = create()
+    reached, tries = operator.emr.run_job_flow, []
+
+    def run_job_flow(**request: Any) -> Any:
+        tries.append(request)
+        if len(tries) < 3:
+            raise EndpointConnectionError(endpoint_url=aws.endpoint_url)
+        return reached(**request)
+
+    monkeypatch.setattr(operator.emr, "run_job_flow", run_job_flow)
+
+    run(operator, ti)
+
+    assert started(aws) == 1
+    assert aws.count("emr", "ListClusters") == 0
+
+
 def test_the_normal_path_makes_one_call(aws: LocalAws, ti: TaskInstance) -> None:
     run(create(), ti)
 
