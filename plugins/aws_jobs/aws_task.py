@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.bases.operator import BaseOperatorMeta
-from airflow.sdk.exceptions import TaskDeferralTimeout
+from airflow.sdk.exceptions import AirflowTaskTimeout, TaskDeferralTimeout
 
 from aws_jobs.aws_clients import aws_client
 from aws_jobs.aws_errors import call_patiently
@@ -40,6 +43,8 @@ else:
 _BACKSTOP = timedelta(hours=1)
 # What AWS is asked only to explain a failure is not waited for longer than this, in seconds.
 _EXPLAIN_BUDGET = 60.0
+
+_leave = os._exit
 
 
 class AwsTaskMixin(_Operator):
@@ -96,13 +101,16 @@ class AwsTaskMixin(_Operator):
     def on_kill(self) -> None:
         """Stop ``execute``, which ends the external job on its way out.
 
-        Once ``execute`` is over, while Airflow notes the deferral or the result, there is nothing
-        left to stop: then the job is ended here.
+        Once ``execute`` is over, while Airflow notes the deferral or the result, an exception would
+        tear what it says to its supervisor. Then the job is ended here, and the process with it:
+        what it was about to report is not so any more.
         """
         if self.at_work or not self.started:
             self.interruption.kill()
         elif self._urgent_client is not None:
             self.urgently()
+            if not isinstance(sys.exception(), AirflowTaskTimeout):
+                _leave(128 + signal.SIGTERM)
 
     def submit(self, context: Context, job: ExternalJob) -> Submission:
         """Submit once, and know what was started from then on."""

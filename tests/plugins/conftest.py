@@ -41,6 +41,14 @@ def _no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__AWS_JOBS__SETTLE_SECONDS", "0")
 
 
+@pytest.fixture(autouse=True)
+def left(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The exit codes with which tasks would have left their processes."""
+    codes: list[int] = []
+    monkeypatch.setattr("aws_jobs.aws_task._leave", codes.append)
+    return codes
+
+
 @pytest.fixture
 def aws(localaws_process: LocalAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalAws]:
     """A localaws without faults and with a new count; what a test leaves is ended."""

@@ -11,7 +11,12 @@ from airflow.providers.amazon.aws.operators.emr import (
     EmrCreateJobFlowOperator,
     EmrTerminateJobFlowOperator,
 )
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError, TaskDeferralTimeout
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowTaskTimeout,
+    TaskDeferralError,
+    TaskDeferralTimeout,
+)
 
 from aws_jobs.exceptions import ExternalJobError, InputError, InvalidRequestError, TaskKilled
 from aws_jobs.operators.emr import (
@@ -201,8 +206,8 @@ def test_a_create_that_is_killed_during_its_call_ends_its_cluster(
     assert live() == []
 
 
-def test_a_kill_while_airflow_notes_the_deferral_ends_the_cluster(
-    aws: LocalAws, ti: TaskInstance, live: Live
+def test_a_kill_while_airflow_notes_the_deferral_ends_the_cluster_and_the_process(
+    aws: LocalAws, ti: TaskInstance, live: Live, left: list[int]
 ) -> None:
     operator = create()
     start(operator, ti)
@@ -210,6 +215,22 @@ def test_a_kill_while_airflow_notes_the_deferral_ends_the_cluster(
     operator.on_kill()
 
     assert live() == []
+    assert left == [143]
+
+
+def test_a_timeout_ends_the_cluster_and_is_reported_by_airflow(
+    aws: LocalAws, ti: TaskInstance, live: Live, left: list[int]
+) -> None:
+    operator = create()
+    start(operator, ti)
+
+    try:
+        raise AirflowTaskTimeout
+    except AirflowTaskTimeout:
+        operator.on_kill()
+
+    assert live() == []
+    assert left == []
 
 
 def test_a_task_that_is_killed_before_it_began_starts_nothing(
