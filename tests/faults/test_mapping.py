@@ -70,11 +70,12 @@ def runs(world: FaultWorld) -> dict[str, FaultRun]:
         pytest.skip("the stock operators have no such DAG")
     s3, dynamodb = world.stack.client("s3"), world.stack.client("dynamodb")
     seed_genomes.upload(s3, dynamodb, BUCKET, TABLE, seed_genomes.CACHE)
-    for mate in ("1", "2"):
-        reads = first_reads(f"S1_{mate}.fastq.gz")
-        s3.put_object(Bucket=BUCKET, Key=f"source/faults_{mate}.fastq.gz", Body=reads)
-    reads = {f"r{mate}": {"S": f"source/faults_{mate}.fastq.gz"} for mate in ("1", "2")}
+    bodies = {mate: first_reads(f"S1_{mate}.fastq.gz") for mate in ("1", "2")}
     for name in (each for case in CASES for each in samples(case)):
+        keys = {mate: f"source/{name}_{mate}.fastq.gz" for mate in bodies}
+        for mate, body in bodies.items():
+            s3.put_object(Bucket=BUCKET, Key=keys[mate], Body=body)
+        reads = {f"r{mate}": {"S": key} for mate, key in keys.items()}
         item = {"sample": {"S": name}, "status": {"N": "0"}, **reads}
         dynamodb.put_item(TableName=TABLE, Item=item)
     world.unpause([world.dag_id([MAPPING])])

@@ -199,6 +199,20 @@ class FaultRun:
             time.sleep(0.5)
         return STUCK, time.time()
 
+    def why_failed(self) -> str:
+        """Return the end of the log of each task that failed."""
+        rest = self.world.rest
+        failed = [
+            each for each in rest.tasks(self.dag_id, self.run_id) if each["state"] == "failed"
+        ]
+        logs = {
+            each["task_id"]: rest.log(
+                self.dag_id, self.run_id, each["task_id"], map_index=each["map_index"]
+            )
+            for each in failed
+        }
+        return "\n".join(f"{task}: {log[-1500:]}" for task, log in logs.items())
+
     def _lost(self) -> dict[str, list[str]]:
         """Name, by kind, the items that no job has worked on to its end."""
         children = [f"array.{index}" for index in range(ARRAY_SIZE)]
@@ -443,7 +457,9 @@ def _hold_to_promises(
         },
     }
     found = {promise: what for promise, what in broken.items() if what}
-    assert not found, f"{run.run_id}: {found}; tasks {run.task_states}; jobs {audit.jobs}"
+    assert not found, (
+        f"{run.run_id}: {found}; tasks {run.task_states}; jobs {audit.jobs}; {run.why_failed()}"
+    )
 
 
 def slug(case: str) -> str:
