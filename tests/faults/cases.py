@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,17 +90,17 @@ class Outcomes:
         world = self._world
         own = [fault for case in cases for fault in case.own_faults]
         world.set_faults([*own, *map(dict, plan)])
-        # processes that stand still take slots: these begin when their turn has come
         runs: dict[Case, FaultRun] = {}
-        for case in cases:
-            if not case.holds:
-                self._begin(case, runs)
-        for case in cases:
-            if case.holds:
-                self._begin(case, runs)
-            with self._noting(case):
-                if case.happens is not None and case in runs:
-                    case.happens(runs[case])
+        with ThreadPoolExecutor(max(1, len(cases))) as at_once:
+            for case in cases:
+                if not case.holds:
+                    self._begin(case, runs)
+                    at_once.submit(self._let_happen, case, runs.get(case))
+            # processes that stand still take slots: these begin when their turn has come
+            for case in cases:
+                if case.holds:
+                    self._begin(case, runs)
+                    self._let_happen(case, runs.get(case))
         for case, run in runs.items():
             with self._noting(case):
                 world.judge(
@@ -120,6 +121,11 @@ class Outcomes:
             runs[case] = self._world.begin(
                 case.words, case.kinds, strikes=case.strikes, **case.conf
             )
+
+    def _let_happen(self, case: Case, run: FaultRun | None) -> None:
+        with self._noting(case):
+            if case.happens is not None and run is not None:
+                case.happens(run)
 
     @contextmanager
     def _noting(self, case: Case) -> Iterator[None]:
