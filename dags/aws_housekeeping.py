@@ -4,13 +4,14 @@
 Every hour it compares what lives at AWS with this Airflow's runs: an external job whose run has
 ended or was deleted, a Batch job whose task has ended, and what is past its `aws-jobs:ends-by`.
 
-`find_orphans` looks and changes nothing. `end_orphans` waits ten minutes, looks again at what was
-found, and ends what nobody needs still. **It is skipped where there is nothing to do.** What has no
-owner that can be told, or belongs to a paused or removed DAG, is left alone: the log of
-`find_orphans` names it, for a person to look at.
+`find_orphans` looks and changes nothing. `end_orphans` ends what is past its time; for the others
+it waits ten minutes, looks again, and ends what nobody needs still. **It is skipped where there is
+nothing to do.** What has no owner that can be told, or belongs to a paused or removed DAG, is left
+alone: the log of `find_orphans` names it, for a person to look at.
 
 **When it fails** something could not be looked at or ended: the log of `end_orphans` says what. It
-has done the rest. Clear `end_orphans` to try again now; the next hour tries it anyway.
+has done the rest. Mend that, and clear `end_orphans` to try again now: it looks at everything once
+more. The next hour tries it anyway.
 
 By hand, also without this DAG: `python -m aws_jobs.reaper`, see `docs/housekeeping.md`.
 
@@ -36,14 +37,14 @@ from aws_jobs import reaper_task
         "owner": "data-engineering",
         "retries": 1,
         "retry_delay": timedelta(minutes=1),
-        "execution_timeout": timedelta(minutes=40),
+        "execution_timeout": timedelta(minutes=70),
     },
     params={
         "grace_minutes": Param(
             10,
             type="number",
             minimum=0,
-            maximum=1440,
+            maximum=50,
             title="Grace (minutes)",
             description="How long an owner must have been gone before its jobs are ended",
         )

@@ -1,14 +1,25 @@
 """End clusters and Batch jobs that nobody needs any more, from a shell.
 
+    export PYTHONPATH=plugins
     python -m aws_jobs.reaper          # shows what it would end, and changes nothing
     python -m aws_jobs.reaper --end
 
-It speaks to AWS with the credentials at hand, as the deployment of ``AIRFLOW_VAR_AWS_JOBS``, and
-asks the Airflow of ``AIRFLOW_API_URL``, with ``AIRFLOW_API_TOKEN``, or ``AIRFLOW_API_USERNAME`` and
-``AIRFLOW_API_PASSWORD``. Where Airflow cannot be asked, only what is past its time is ended.
+It speaks to AWS with the credentials at hand (HousekeepingPolicy of include/infra/airflow.yaml), as
+the deployment of AIRFLOW_VAR_AWS_JOBS, and asks the Airflow of AIRFLOW_API_URL, with
+AIRFLOW_API_TOKEN, or AIRFLOW_API_USERNAME and AIRFLOW_API_PASSWORD. Where Airflow cannot be asked,
+only what is past its time is ended.
 
-The exit code is 0 where nothing is left to do, 1 where something is left that nobody needs or that
-a person has to look at, and 2 where not everything could be looked at or ended.
+What it shows is to
+
+    end now   its time is up: ended at once, whoever needs it
+    end       nobody needs it: ended, if that is still so after the grace
+    release   some who share it are gone: their leases are given back after the grace
+    leave     nobody can tell whether it is needed: for a person to look at
+    keep      somebody needs it
+
+Where Airflow does not tell since when an owner has been gone, --end waits for the grace. The exit
+code is 0 where nothing is left to do, 1 where something is left that nobody needs or that a person
+has to look at, and 2 where not everything could be looked at or ended. More: docs/housekeeping.md.
 """
 
 from __future__ import annotations
@@ -22,22 +33,25 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aws_jobs.exceptions import AwsJobsError, SettingsError
-from aws_jobs.reaper_decision import GRACE, Action, utc_now
+from aws_jobs.reaper_attempts import error_line
+from aws_jobs.reaper_decision import GRACE, Action
 from aws_jobs.reaper_owners import AirflowSilentError, RestOwners, airflow_session
-from aws_jobs.reaper_round import Look, Outcome, Reaper
+from aws_jobs.reaper_round import Reaper, deployment_at
 from aws_jobs.settings import Settings, parse_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from io import TextIOWrapper
 
     from aws_jobs.reaper_decision import Owner
     from aws_jobs.reaper_owners import Owners
-    from aws_jobs.reaper_round import Finding
+    from aws_jobs.reaper_round import Finding, Look, Outcome
 
 _VARIABLE = "AIRFLOW_VAR_AWS_JOBS"
+_LONGEST_GRACE = 86_400.0
 _COLUMNS = ("to do", "what", "id", "state", "whose", "why")
 
 
@@ -45,15 +59,18 @@ _COLUMNS = ("to do", "what", "id", "state", "whose", "why")
 class SilentOwners:
     """Stands in for an Airflow that cannot be asked."""
 
-    why: Exception
+    why: str
 
     def run_owner(self, dag_id: str, run_id: str) -> Owner:
         """Say nothing of a run."""
-        raise AirflowSilentError(str(self.why))
+        raise AirflowSilentError(self.why)
 
     def task_owner(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> Owner:
         """Say nothing of a task."""
-        raise AirflowSilentError(str(self.why))
+        raise AirflowSilentError(self.why)
+
+    def forget(self) -> None:
+        """Stay silent."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,12 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from botocore.exceptions import BotoCoreError, ClientError
 
     options = _parser().parse_args(arguments)
-    grace = timedelta(seconds=options.grace)
     try:
         settings = _settings(os.environ)
-        new_owners = _new_owners(os.environ, settings.deployment_id)
         client = partial(_client, region=settings.region)
-        return run(Reaper.of(settings, client, new_owners, grace), end=options.end)
+        new_owners = _new_owners(os.environ, settings, client)
+        reaper = Reaper.of(settings, client, new_owners, timedelta(seconds=options.grace))
+        return run(reaper, end=options.end)
     except (AwsJobsError, BotoCoreError, ClientError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -79,15 +96,26 @@ def run(reaper: Reaper, *, end: bool, sleep: Callable[[float], None] = time.slee
     """
     look = reaper.look()
     print(as_text(look))
-    if not end:
-        print(f"Nothing was ended. {len(look.orphans)} would be, with --end.")
-        return _exit_code(look.problems, look, left=len(look.orphans))
-    if any(each.judgement.waits(utc_now(), reaper.grace) for each in look.orphans):
+    left, problems = look.left, look.problems
+    if end:
+        for outcome in _end(reaper, look, sleep):
+            _tell(outcome)
+            left, problems = [*left, *outcome.left], [*problems, *outcome.problems]
+    else:
+        left = [*look.overdue, *look.orphans, *left]
+        print(f"Nothing was ended. {len(left) - len(look.left)} would be, with --end.")
+    for problem in dict.fromkeys(problems):
+        print(f"PROBLEM: {problem}", file=sys.stderr)
+    return 2 if problems else 1 if left else 0
+
+
+def _end(reaper: Reaper, look: Look, sleep: Callable[[float], None]) -> Iterator[Outcome]:
+    """End at once what is past its time, and the rest once its owners have had their grace."""
+    yield reaper.end(each.key for each in look.overdue)
+    if look.waits(reaper.grace):
         print(f"Looking again in {reaper.grace}: when their owners went is not known.", flush=True)
         sleep(reaper.grace.total_seconds())
-    outcome = reaper.end([(each.job.kind, each.job.external_id) for each in look.orphans])
-    _tell(outcome)
-    return _exit_code([*look.problems, *outcome.problems], look, left=0)
+    yield reaper.end(each.key for each in look.orphans)
 
 
 def as_text(look: Look) -> str:
@@ -100,7 +128,7 @@ def as_text(look: Look) -> str:
         "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    return "\n".join([*rows, *(f"PROBLEM: {each}" for each in look.problems), _summary(look)])
+    return "\n".join([*rows, _summary(look)])
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
@@ -127,14 +155,8 @@ def _tell(outcome: Outcome) -> None:
         print(f"gave back leases: {finding}")
     for spared in outcome.spared:
         print(f"not ended: {spared}")
-    for problem in outcome.problems:
-        print(f"PROBLEM: {problem}", file=sys.stderr)
-
-
-def _exit_code(problems: Sequence[str], look: Look, *, left: int) -> int:
-    if problems:
-        return 2
-    return 1 if left or look.with_action(Action.LEAVE) else 0
+    for finding in outcome.left:
+        print(f"left alone: {finding}")
 
 
 def _client(service: str, region: str) -> Any:
@@ -154,13 +176,24 @@ def _settings(environ: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{_VARIABLE} is no JSON", [str(error)]) from None
 
 
-def _new_owners(environ: Mapping[str, str], deployment_id: str) -> Callable[[], Owners]:
+def _new_owners(
+    environ: Mapping[str, str], settings: Settings, client: Callable[[str], Any]
+) -> Callable[[], Owners]:
     """Log in once; an Airflow that cannot be asked must not keep a cluster past its time alive."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
-        http: Any = airflow_session(environ)
-    except AirflowSilentError as error:
-        return partial(SilentOwners, error)
-    return partial(RestOwners, http, deployment_id)
+        http = airflow_session(environ)
+        return partial(RestOwners, http, deployment_at(settings, client("sts")))
+    except (AirflowSilentError, BotoCoreError, ClientError) as error:
+        return partial(SilentOwners, error_line(error))
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= _LONGEST_GRACE:
+        raise ValueError
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -172,10 +205,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--end", action="store_true", help="end what nobody needs")
     parser.add_argument(
         "--grace",
-        type=float,
+        type=_seconds,
         default=GRACE.total_seconds(),
         metavar="SECONDS",
-        help="how long its owner must have been gone (%(default)s)",
+        help="how long its owner must have been gone: 0 to 86400 (%(default)s)",
     )
     return parser
 
@@ -183,4 +216,6 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     # Airflow's own set-up, which comes with its import, logs to where the answer goes.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
+    # A terminal that cannot show a run's id must not keep its cluster alive.
+    cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     sys.exit(main())

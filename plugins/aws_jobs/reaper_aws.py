@@ -1,4 +1,4 @@
-"""What of this deployment lives at AWS: found in listings, told by its tags, and ended."""
+"""What lives at AWS: found in listings, described with its tags, and ended."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from aws_jobs import batch_polling, emr_polling
 from aws_jobs.aws_errors import call_patiently, error_code, is_throttled
-from aws_jobs.batch_job import JOB_ACTIVE, JOB_IDS_PER_CALL, state_of, terminate_job
-from aws_jobs.identity import TAG_DEPLOYMENT
+from aws_jobs.batch_job import JOB_ACTIVE, JOB_IDS_PER_CALL, terminate_job
 from aws_jobs.job_flow import CLUSTER_READY, CLUSTER_STARTING, is_unknown_id, terminate_cluster
 from aws_jobs.polling import CallRate
 from aws_jobs.reaper_decision import Kind, LiveJob
@@ -19,9 +18,12 @@ from aws_jobs.reaper_decision import Kind, LiveJob
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-# A call that AWS throttles is repeated this long, in seconds.
-_BUDGET = 900.0
+    from aws_jobs.reaper_attempts import Attempts
 
+# A call that AWS throttles or fails is repeated this long, in seconds.
+_BUDGET = 300.0
+
+_CLUSTER_STATES = CLUSTER_READY | CLUSTER_STARTING
 _CLUSTER_NAME = re.compile(r" \[[0-9a-f]{16}\]$")
 _JOB_NAME = re.compile(r"-[0-9a-f]{16}$")
 # In this order: a job that moves on while it is looked for is met again, and not missed.
@@ -32,14 +34,13 @@ class Place(Protocol):
     """Where external jobs of one kind live."""
 
     kind: ClassVar[Kind]
-    others: int
-    """How many were met that look like ours and are not this deployment's."""
+    ids_per_call: ClassVar[int]
 
-    def live(self) -> Iterator[LiveJob]:
-        """Find those of this deployment that nobody has ended."""
+    def marked(self, attempts: Attempts) -> set[str]:
+        """List what lives, and return the ids of what has a run key's mark in its name."""
 
-    def find(self, external_id: str) -> LiveJob | None:
-        """Look at one of them again; None where it has ended, or is not this deployment's."""
+    def describe(self, external_ids: Sequence[str]) -> list[LiveJob]:
+        """Look at some, as many as one call takes; what somebody has ended is left out."""
 
     def end(self, job: LiveJob, why: str) -> None:
         """End it; one that has ended meanwhile is no error."""
@@ -106,39 +107,40 @@ class Clusters:
     """
 
     emr: PacedClient
-    deployment_id: str
-    others: int = 0
     kind: ClassVar[Kind] = Kind.CLUSTER
+    ids_per_call: ClassVar[int] = 1
 
     @classmethod
-    def of(cls, client: Any, deployment_id: str, quota_share: float) -> Clusters:
-        """Look with a client, at the pace of EMR's quotas."""
+    def of(cls, client: Any, quota_share: float) -> Clusters:
+        """Look with a client, at the pace of a share of EMR's quotas."""
         operations = {"list_clusters": "ListClusters", "describe_cluster": "DescribeCluster"}
         quotas = {name: emr_polling.QUOTAS[call] for name, call in operations.items()}
         rates = {
             name: CallRate(burst * quota_share, refill * quota_share)
             for name, (burst, refill) in quotas.items()
         }
-        return cls(PacedClient(client, rates), deployment_id)
+        return cls(PacedClient(client, rates))
 
-    def live(self) -> Iterator[LiveJob]:
-        """List, and describe each that has a run key's mark in its name: listings tell no tags."""
-        states = sorted(CLUSTER_READY | CLUSTER_STARTING)
-        listed = self.emr.pages("list_clusters", "Clusters", "Marker", ClusterStates=states)
-        marked = {each["Id"] for each in listed if _CLUSTER_NAME.search(each["Name"])}
-        for cluster_id in sorted(marked):
-            cluster = self._describe(cluster_id)
-            if cluster is None:
-                continue
-            if _is_ours(cluster.tags, self.deployment_id):
-                yield cluster
-            else:
-                self.others += 1
+    def marked(self, attempts: Attempts) -> set[str]:
+        """List the clusters that have not ended."""
+        listed = attempts.make("not every cluster could be looked at", self._listed)
+        return {each["Id"] for each in listed or () if _CLUSTER_NAME.search(each["Name"])}
 
-    def find(self, external_id: str) -> LiveJob | None:
-        """Describe a cluster."""
-        cluster = self._describe(external_id)
-        return cluster if cluster and _is_ours(cluster.tags, self.deployment_id) else None
+    def describe(self, external_ids: Sequence[str]) -> list[LiveJob]:
+        """Describe a cluster: listings tell no tags."""
+        (cluster_id,) = external_ids
+        try:
+            cluster = self.emr.call("describe_cluster", ClusterId=cluster_id)["Cluster"]
+        except Exception as error:
+            if is_unknown_id(error):
+                return []
+            raise
+        state = cluster["Status"]["State"]
+        if state not in _CLUSTER_STATES:
+            return []
+        # A tag's value may be missing: https://docs.aws.amazon.com/emr/latest/APIReference/API_Tag.html
+        tags = {tag["Key"]: tag.get("Value", "") for tag in cluster.get("Tags", [])}
+        return [LiveJob(Kind.CLUSTER, cluster_id, cluster["Name"], state, tags)]
 
     def end(self, job: LiveJob, why: str) -> None:
         """Terminate a cluster, also where it is protected."""
@@ -150,18 +152,9 @@ class Clusters:
             if not is_unknown_id(error):
                 raise
 
-    def _describe(self, cluster_id: str) -> LiveJob | None:
-        try:
-            cluster = self.emr.call("describe_cluster", ClusterId=cluster_id)["Cluster"]
-        except Exception as error:
-            if is_unknown_id(error):
-                return None
-            raise
-        state = cluster["Status"]["State"]
-        if state not in CLUSTER_READY | CLUSTER_STARTING:
-            return None
-        tags = {tag["Key"]: tag["Value"] for tag in cluster.get("Tags", [])}
-        return LiveJob(Kind.CLUSTER, cluster_id, cluster["Name"], state, tags)
+    def _listed(self) -> list[dict[str, Any]]:
+        states = sorted(_CLUSTER_STATES)
+        return list(self.emr.pages("list_clusters", "Clusters", "Marker", ClusterStates=states))
 
 
 @dataclass
@@ -172,34 +165,39 @@ class BatchJobs:
     """
 
     batch: PacedClient
-    deployment_id: str
-    others: int = 0
     kind: ClassVar[Kind] = Kind.BATCH_JOB
+    ids_per_call: ClassVar[int] = JOB_IDS_PER_CALL
 
     @classmethod
-    def of(cls, client: Any, deployment_id: str, quota_share: float) -> BatchJobs:
-        """Look with a client, at the pace of Batch's quota, which is one for all calls."""
+    def of(cls, client: Any, quota_share: float) -> BatchJobs:
+        """Look with a client, at the pace of a share of Batch's quota, one for all calls."""
         burst, refill = batch_polling.QUOTA
         rate = CallRate(burst * quota_share, refill * quota_share)
         operations = ("describe_job_queues", "list_jobs", "describe_jobs", "terminate_job")
-        return cls(PacedClient(client, dict.fromkeys(operations, rate)), deployment_id)
+        return cls(PacedClient(client, dict.fromkeys(operations, rate)))
 
-    def live(self) -> Iterator[LiveJob]:
-        """List every queue, and describe what has a run key's mark in its name."""
-        marked = sorted(self._marked())
-        for start in range(0, len(marked), JOB_IDS_PER_CALL):
-            for job in self._describe(marked[start : start + JOB_IDS_PER_CALL]):
-                if _is_ours(job.tags, self.deployment_id):
-                    yield job
-                else:
-                    self.others += 1
+    def marked(self, attempts: Attempts) -> set[str]:
+        """List the jobs of every queue that have not ended."""
+        marked: set[str] = set()
+        for queue in attempts.make("not every job could be looked at", self._queues) or ():
+            what = f"not every job of the queue {queue} could be looked at"
+            for job in attempts.make(what, partial(self._listed, queue)) or ():
+                if _JOB_NAME.search(job["jobName"]) and ":" not in job["jobId"]:
+                    marked.add(job["jobId"])
+        return marked
 
-    def find(self, external_id: str) -> LiveJob | None:
-        """Describe a job."""
-        found = [
-            job for job in self._describe([external_id]) if _is_ours(job.tags, self.deployment_id)
+    def describe(self, external_ids: Sequence[str]) -> list[LiveJob]:
+        """Describe jobs.
+
+        One that was cancelled lives on: the children of an array run to their ends.
+        """
+        return [
+            LiveJob(
+                Kind.BATCH_JOB, job["jobId"], job["jobName"], job["status"], job.get("tags") or {}
+            )
+            for job in self.batch.call("describe_jobs", jobs=list(external_ids))["jobs"]
+            if job["status"] in JOB_ACTIVE and not job.get("isTerminated")
         ]
-        return found[0] if found else None
 
     def end(self, job: LiveJob, why: str) -> None:
         """Terminate a job; the children of an array end with it."""
@@ -209,28 +207,19 @@ class BatchJobs:
                 lambda: terminate_job(self.batch.client, job.external_id, f"Housekeeping: {why}"),
             )
         except Exception as error:
-            # Batch does not know it any more.
-            if error_code(error) != "ClientException" or is_throttled(error):
+            # So Batch answers where it does not know the job any more, and for much else.
+            if error_code(error) != "ClientException" or self.describe([job.external_id]):
                 raise
 
-    def _marked(self) -> set[str]:
+    def _queues(self) -> list[str]:
         queues = self.batch.pages("describe_job_queues", "jobQueues", "nextToken")
-        return {
-            job["jobId"]
-            for queue in [each["jobQueueName"] for each in queues]
+        return [queue["jobQueueName"] for queue in queues]
+
+    def _listed(self, queue: str) -> list[dict[str, Any]]:
+        return [
+            job
             for state in _JOB_STATES
             for job in self.batch.pages(
                 "list_jobs", "jobSummaryList", "nextToken", jobQueue=queue, jobStatus=state
             )
-            if _JOB_NAME.search(job["jobName"]) and ":" not in job["jobId"]
-        }
-
-    def _describe(self, job_ids: Sequence[str]) -> Iterator[LiveJob]:
-        for job in self.batch.call("describe_jobs", jobs=list(job_ids))["jobs"]:
-            if (state := state_of(job)) in JOB_ACTIVE:
-                tags = job.get("tags") or {}
-                yield LiveJob(Kind.BATCH_JOB, job["jobId"], job["jobName"], state, tags)
-
-
-def _is_ours(tags: Mapping[str, str], deployment_id: str) -> bool:
-    return tags.get(TAG_DEPLOYMENT) == deployment_id
+        ]

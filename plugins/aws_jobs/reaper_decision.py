@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from aws_jobs.identity import TAG_ENDS_BY, RunKey
+from aws_jobs.identity import TAG_DEPLOYMENT, TAG_ENDS_BY, RunKey
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -56,15 +56,23 @@ class Action(StrEnum):
     """Its time is up, whoever needs it."""
 
 
+_LEFT = frozenset({Action.KEEP, Action.LEAVE})
+
+
 @dataclass(frozen=True)
 class LiveJob:
-    """A cluster or Batch job that nobody has ended, and that carries our deployment's tag."""
+    """A cluster or Batch job that nobody has ended."""
 
     kind: Kind
     external_id: str
     name: str
     state: str
     tags: Mapping[str, str]
+
+    @property
+    def deployment_id(self) -> str | None:
+        """Which deployment started it, by its tag."""
+        return self.tags.get(TAG_DEPLOYMENT)
 
     @property
     def run_key(self) -> RunKey | None:
@@ -74,7 +82,7 @@ class LiveJob:
 
     @property
     def ends_by(self) -> datetime | None:
-        """When its time is up; None where its tag does not say."""
+        """When its time is up; None where its tag does not say, or not in which zone."""
         try:
             moment = datetime.fromisoformat(self.tags[TAG_ENDS_BY])
         except (KeyError, ValueError):
@@ -114,11 +122,6 @@ class Judgement:
     gone_since: datetime | None = None
     gone_users: tuple[str, ...] = ()
 
-    @property
-    def is_left(self) -> bool:
-        """Whether nothing is done."""
-        return self.action in (Action.KEEP, Action.LEAVE)
-
     def waits(self, now: datetime, grace: timedelta) -> bool:
         """Whether its owner is not known to have been gone for the grace."""
         if self.action is Action.END_NOW:
@@ -137,6 +140,14 @@ def judge_by_tags(job: LiveJob, now: datetime) -> Judgement | None:
     if job.run_key is None:
         return Judgement(Action.LEAVE, "its tags do not say for certain whose it is")
     return None
+
+
+def judge_lifetime(job: LiveJob, judgement: Judgement) -> Judgement:
+    """Have a person look at what is needed and would never end, should its owner never end."""
+    if judgement.action is not Action.KEEP or job.ends_by is not None:
+        return judgement
+    why = f"{judgement.why}, but its tag {TAG_ENDS_BY} does not say when its time is up"
+    return replace(judgement, action=Action.LEAVE, why=why)
 
 
 def judge_by_owner(kind: Kind, owner: Owner) -> Judgement:
@@ -172,8 +183,8 @@ def judge_by_users(users: Mapping[str, Judgement], expired: Collection[str] = ()
     :param expired: whose lease has expired. Where their runs go on they may be about to renew it,
         and to release others would close the cluster.
     """
-    gone = {user: each for user, each in users.items() if not each.is_left}
-    there = {user: each for user, each in users.items() if each.is_left}
+    gone = {user: each for user, each in users.items() if each.action not in _LEFT}
+    there = {user: each for user, each in users.items() if each.action in _LEFT}
     words = "; ".join(f"{user}: {each.why}" for user, each in {**gone, **there}.items())
     if there and there.keys() <= {*expired}:
         return Judgement(Action.LEAVE, f"its leases have expired, but {words}")

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 # What the REST API shows of an Airflow's housekeeping, so that a shell knows whom it asks.
 HOUSEKEEPING_DAG = "aws_housekeeping"
 HOUSEKEEPING_TASK = "find_orphans"
-DEPLOYMENT_KEY = "deployment_id"
+DEPLOYMENT_KEY = "deployment"
 _LATEST_RUNS = 20
+# Of what is no answer of Airflow's, and may be a whole page.
+_LONGEST_ANSWER = 80
 
 # Whose tasks need not be asked for.
 RUN_OVER = RUN_ENDED | {None}
@@ -41,19 +43,27 @@ class AirflowSilentError(AwsJobsError):
 
 
 class Owners(Protocol):
-    """One look at Airflow; what it has said once is not asked for again."""
+    """Asks Airflow; what it has said is not asked for again until that is to be forgotten.
+
+    An Airflow that did not answer once is not asked any more: each answer would take as long.
+    """
 
     def run_owner(self, dag_id: str, run_id: str) -> Owner:
         """Return how a DAG and a run of it are.
 
-        :raises Exception: where Airflow does not say.
+        :raises AirflowSilentError: where Airflow does not say.
+        :raises ValueError: where it cannot be asked for such an id.
         """
 
     def task_owner(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> Owner:
         """Return how a DAG, a run of it, and a task instance of that are.
 
-        :raises Exception: where Airflow does not say.
+        :raises AirflowSilentError: where Airflow does not say.
+        :raises ValueError: where it cannot be asked for such an id.
         """
+
+    def forget(self) -> None:
+        """Ask anew from now on."""
 
 
 @dataclass
@@ -61,7 +71,7 @@ class TaskOwners:
     """Asks from inside a task; a task is not told when something ended, nor of a removed file."""
 
     _answers: dict[Any, Any] = field(default_factory=dict)
-    _silent: Exception | None = None
+    _silent: AirflowSilentError | None = None
 
     def run_owner(self, dag_id: str, run_id: str) -> Owner:
         """Ask for the DAG, then for the run."""
@@ -77,19 +87,23 @@ class TaskOwners:
         states = self._once(airflow_task_states, dag_id, run_id, task_id)
         return Owner(owner.dag, owner.run, map_index in states, states.get(map_index))
 
+    def forget(self) -> None:
+        """Ask anew from now on."""
+        self._answers.clear()
+
     def _once(self, ask: Callable[..., Any], *ids: str) -> Any:
         from airflow.sdk.exceptions import AirflowRuntimeError
 
         if self._silent is not None:
-            raise AirflowSilentError(f"Airflow did not answer before: {self._silent}")
+            raise self._silent
         key = (ask, *ids)
         if key not in self._answers:
             try:
                 self._answers[key] = ask(*ids)
             except AirflowRuntimeError as error:
-                # It was asked several times: whatever follows would take as long.
-                self._silent = error if is_away(error) else None
-                raise
+                silent = AirflowSilentError(f"Airflow did not say: {error}")
+                self._silent = silent if is_away(error) else None
+                raise silent from error
         return self._answers[key]
 
 
@@ -98,22 +112,25 @@ class RestOwners:
     """Asks the public REST API.
 
     :param http: a session with it, logged in.
-    :param deployment_id: whose Airflow it has to be. An Airflow that is another's knows nothing of
+    :param deployment: whose Airflow it has to be. An Airflow that is another's knows nothing of
         our runs, or has runs of the same names: nothing that it says is taken before it has shown,
-        by what its own housekeeping has noted, which deployment it is.
+        by what its own housekeeping has noted, which deployment it is, in which account and region.
     """
 
     http: httpx.Client
-    deployment_id: str
+    deployment: str
     _answers: dict[str, Any] = field(default_factory=dict)
-    _silent: Exception | None = None
+    _shown: str | None = None
+    _silent: AirflowSilentError | None = None
 
     def run_owner(self, dag_id: str, run_id: str) -> Owner:
         """Ask for the DAG, then for the run."""
         self._require_deployment()
-        dag = self._get(_dag_path(dag_id))
+        dag = self._dag(dag_id)
         run = self._get(_run_path(dag_id, run_id), unknown=f"run_id: `{run_id}` was not found")
-        return Owner(_dag_words(dag), run and run["state"], ended_at=_end_of(run))
+        if run is None:
+            return Owner(dag, None)
+        return Owner(dag, self._part(run, "state", str), ended_at=_end_of(run))
 
     def task_owner(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> Owner:
         """Ask for the task instance where its run is there."""
@@ -124,36 +141,55 @@ class RestOwners:
         if map_index >= 0:
             path = f"{path}/{map_index}"
         task = self._get(path)
-        state = task and task["state"]
-        return Owner(owner.dag, owner.run, task is not None, state, _end_of(task))
+        if task is None:
+            return Owner(owner.dag, owner.run, has_task=False)
+        state = self._part(task, "state", str | None)
+        return Owner(owner.dag, owner.run, task=state, ended_at=_end_of(task))
+
+    def forget(self) -> None:
+        """Ask anew from now on."""
+        self._answers.clear()
+
+    def _dag(self, dag_id: str) -> str:
+        dag = self._get(_dag_path(dag_id))
+        if dag is None:
+            return "unknown to Airflow"
+        if self._part(dag, "is_stale", bool):
+            return "removed"
+        return "paused" if self._part(dag, "is_paused", bool) else "active"
 
     def _require_deployment(self) -> None:
-        if DEPLOYMENT_KEY not in self._answers:
-            self._answers[DEPLOYMENT_KEY] = self._deployment()
-        shown = self._answers[DEPLOYMENT_KEY]
-        if shown is None:
+        self._shown = self._shown or self._deployment()
+        if self._shown is None:
             raise AirflowSilentError(
                 f"{self.http.base_url} has not shown which deployment it is: let "
                 f"{HOUSEKEEPING_DAG} run there once"
             )
-        if shown != self.deployment_id:
+        if self._shown != self.deployment:
             raise AirflowSilentError(
-                f"{self.http.base_url} is the Airflow of the deployment {shown!r}, not of "
-                f"{self.deployment_id!r}: {URL_VARIABLE} names another"
+                f"{self.http.base_url} is the Airflow of the deployment {self._shown!r}, not of "
+                f"{self.deployment!r}: {URL_VARIABLE}, the settings or AWS's credentials are "
+                "another's"
             )
 
     def _deployment(self) -> str | None:
         """Return what the latest housekeeping has noted."""
         query = f"order_by=-run_after&limit={_LATEST_RUNS}"
         listed = self._get(f"{_dag_path(HOUSEKEEPING_DAG)}/dagRuns?{query}")
-        for run in (listed or {"dag_runs": []})["dag_runs"]:
-            path = _run_path(HOUSEKEEPING_DAG, run["dag_run_id"])
+        for run in self._part(listed, "dag_runs", list) if listed else ():
+            path = _run_path(HOUSEKEEPING_DAG, self._part(run, "dag_run_id", str))
             entry = f"{path}/taskInstances/{HOUSEKEEPING_TASK}/xcomEntries/{DEPLOYMENT_KEY}"
             if noted := self._get(f"{entry}?stringify=false"):
-                return str(noted["value"])
+                return str(self._part(noted, "value", str))
         return None
 
-    def _get(self, path: str, unknown: str = "") -> Any:
+    def _part(self, answer: Any, key: str, kind: Any) -> Any:
+        """Return a part of an answer, which has it if it is Airflow's."""
+        if isinstance(answer, dict) and key in answer and isinstance(answer[key], kind):
+            return answer[key]
+        raise AirflowSilentError(f"{self.http.base_url} is no Airflow: it answers without {key!r}")
+
+    def _get(self, path: str, unknown: str = "") -> dict[str, Any] | None:
         """Return an answer; None where Airflow does not know this.
 
         :param unknown: what it says then, where it matters: a proxy, too, answers 404 while Airflow
@@ -161,44 +197,67 @@ class RestOwners:
         """
         if path not in self._answers:
             self._answers[path] = self._ask(path, unknown)
-        return self._answers[path]
+        answer: dict[str, Any] | None = self._answers[path]
+        return answer
 
-    def _ask(self, path: str, unknown: str) -> Any:
+    def _ask(self, path: str, unknown: str) -> dict[str, Any] | None:
         import httpx
 
         if self._silent is not None:
-            raise AirflowSilentError(str(self._silent)) from self._silent
+            raise self._silent
         try:
             answer = self.http.get(f"/api/v2{path}")
         except httpx.TransportError as error:
-            self._silent = error
-            raise AirflowSilentError(f"{self.http.base_url}: {error}") from error
+            self._silent = AirflowSilentError(f"{self.http.base_url} did not answer: {error}")
+            raise self._silent from error
         if answer.status_code == httpx.codes.NOT_FOUND and unknown in _detail_of(answer):
             return None
         if answer.status_code != httpx.codes.OK:
-            raise AirflowSilentError(
-                f"{self.http.base_url} answered {answer.status_code}: {answer.text[:200]}"
-            )
+            text = " ".join(answer.text.split())[:_LONGEST_ANSWER]
+            raise AirflowSilentError(f"{self.http.base_url} answered {answer.status_code}: {text}")
         try:
-            return answer.json()
-        except ValueError as error:
-            raise AirflowSilentError(f"{self.http.base_url} is no Airflow: {error}") from error
+            told = answer.json()
+        except ValueError:
+            told = None
+        if not isinstance(told, dict):
+            raise AirflowSilentError(f"{self.http.base_url} is no Airflow: it answers no object")
+        return told
 
 
 def airflow_session(environ: Mapping[str, str]) -> httpx.Client:
     """Log in to the REST API that environment variables name.
 
-    :raises AirflowSilentError: where they are not set, or Airflow refuses.
+    :raises AirflowSilentError: where they are not set or no good, or Airflow refuses.
     """
     import httpx
 
-    url = environ.get(URL_VARIABLE)
-    if not url:
-        raise AirflowSilentError(f"{URL_VARIABLE} is not set: such as http://127.0.0.1:8080")
-    http = httpx.Client(base_url=url, timeout=30)
-    token = environ.get(TOKEN_VARIABLE) or _new_token(http, environ)
+    http = httpx.Client(base_url=_base_url(environ), timeout=30)
+    token = environ.get(TOKEN_VARIABLE, "").strip() or _new_token(http, environ)
+    # What an HTTP client says of such a header has the token in it.
+    if not token.isascii() or not token.isprintable():
+        raise AirflowSilentError(f"{TOKEN_VARIABLE} has characters that no token has")
     http.headers["Authorization"] = f"Bearer {token}"
     return http
+
+
+def _base_url(environ: Mapping[str, str]) -> httpx.URL:
+    """Return where Airflow is; what is said of it elsewhere may show it, so it has no password."""
+    import httpx
+
+    try:
+        url = httpx.URL(environ.get(URL_VARIABLE, "").strip())
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise AirflowSilentError(
+            f"{URL_VARIABLE} is not set to a URL, such as http://127.0.0.1:8080"
+        )
+    if url.userinfo:
+        raise AirflowSilentError(
+            f"{URL_VARIABLE} has a user or a password in it: they belong into {USERNAME_VARIABLE} "
+            f"and {PASSWORD_VARIABLE}"
+        )
+    return url
 
 
 def _new_token(http: httpx.Client, environ: Mapping[str, str]) -> str:
@@ -215,7 +274,7 @@ def _new_token(http: httpx.Client, environ: Mapping[str, str]) -> str:
     try:
         answer = http.post("/auth/token", json=login).raise_for_status()
         return str(answer.json()["access_token"])
-    except (httpx.HTTPError, ValueError, KeyError) as error:
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise AirflowSilentError(f"{http.base_url} gave no token: {error}") from error
 
 
@@ -227,16 +286,8 @@ def _run_path(dag_id: str, run_id: str) -> str:
     return f"{_dag_path(dag_id)}/dagRuns/{quote(run_id, safe='')}"
 
 
-def _dag_words(dag: Mapping[str, Any] | None) -> str:
-    if dag is None:
-        return "unknown to Airflow"
-    if dag["is_stale"]:
-        return "removed"
-    return "paused" if dag["is_paused"] else "active"
-
-
-def _end_of(thing: Mapping[str, Any] | None) -> datetime | None:
-    moment = (thing or {}).get("end_date")
+def _end_of(thing: Mapping[str, Any]) -> datetime | None:
+    moment = thing.get("end_date")
     return datetime.fromisoformat(moment) if moment else None
 
 

@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from airflow.sdk.execution_time import task_runner
 
-from aws_jobs import reaper, reaper_task
+from aws_jobs import emr_polling, reaper, reaper_task
 from aws_jobs.batch_job import BatchJob
 from aws_jobs.cluster_lease import Lease, LeaseTable, lease_user, user_owner
 from aws_jobs.exceptions import HousekeepingError
@@ -38,6 +38,14 @@ MUTATING = {
     "emr": {"TerminateJobFlows", "SetTerminationProtection"},
     "batch": {"TerminateJob", "CancelJob"},
 }
+
+
+@pytest.fixture(autouse=True)
+def _large_quotas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no look waits for its share of them."""
+    monkeypatch.setattr("aws_jobs.batch_polling.QUOTA", (1000, 1000.0))
+    for call in ("DescribeCluster", "ListClusters"):
+        monkeypatch.setitem(emr_polling.QUOTAS, call, (1000, 1000.0))
 
 
 @pytest.fixture
@@ -80,18 +88,16 @@ def reaper_of(
     grace: timedelta = timedelta(0),
     **settings: Any,
 ) -> Reaper:
-    given = Settings(**{**SETTINGS, "quota_share": 1.0, **settings})
+    given = Settings(**{**SETTINGS, **settings})
     return Reaper.of(given, partial(client, aws), new_owners, grace)
 
 
 def round_of(aws: LocalAws, new_owners: Callable[[], Owners]) -> Outcome:
-    look = reaper_of(aws, new_owners).look()
-    assert look.problems == []
-    return reaper_of(aws, new_owners).end(ids(look))
+    return reaper_of(aws, new_owners).end(ids(reaper_of(aws, new_owners).look()))
 
 
 def ids(look: Look) -> list[tuple[Kind, str]]:
-    return [(each.job.kind, each.job.external_id) for each in look.orphans]
+    return [each.key for each in [*look.overdue, *look.orphans]]
 
 
 def key(task_id: str = "task", **fields: Any) -> RunKey:
@@ -465,7 +471,7 @@ def test_a_run_that_has_just_ended_has_its_grace_where_airflow_tells_when(
 
     outcome = ten_minutes.end(ids(ten_minutes.look()))
     assert alive(batch) == both
-    assert len(outcome.spared) == 2
+    assert len(outcome.left) == 2
 
     airflow.ended_at[RUN] = (datetime.now(UTC) - timedelta(minutes=11)).isoformat()
     assert len(ten_minutes.end(ids(ten_minutes.look())).ended) == 2
@@ -474,21 +480,16 @@ def test_a_run_that_has_just_ended_has_its_grace_where_airflow_tells_when(
 # What AWS does
 
 
+def denied(operation: str, service: str = "emr", **fault: Any) -> dict[str, Any]:
+    refusal = {"kind": "error", "status": 400, "code": "AccessDeniedException"}
+    return {"service": service, "operation": operation, **refusal, **fault}
+
+
 def test_a_service_that_refuses_does_not_hide_the_other(
     batch: LocalAws, both: set[str], new_owners: Callable[[], Owners], airflow: AirflowOfRuns
 ) -> None:
     airflow.runs["etl", RUN] = "failed"
-    batch.set_faults(
-        [
-            {
-                "service": "emr",
-                "operation": "ListClusters",
-                "kind": "error",
-                "status": 400,
-                "code": "AccessDeniedException",
-            }
-        ]
-    )
+    batch.set_faults([denied("ListClusters")])
 
     look = reaper_of(batch, new_owners).look()
 
@@ -521,17 +522,7 @@ def test_what_could_not_be_ended_does_not_keep_the_rest(
 ) -> None:
     airflow.runs["etl", RUN] = "failed"
     look = reaper_of(batch, new_owners).look()
-    batch.set_faults(
-        [
-            {
-                "service": "emr",
-                "operation": "TerminateJobFlows",
-                "kind": "error",
-                "status": 400,
-                "code": "AccessDeniedException",
-            }
-        ]
-    )
+    batch.set_faults([denied("TerminateJobFlows")])
 
     outcome = reaper_of(batch, new_owners).end(ids(look))
 
@@ -752,7 +743,7 @@ def test_the_first_look_of_the_task_changes_nothing_and_shows_the_deployment(
     ti, found = begin(airflow)
 
     assert {external_id for _, external_id in found["orphans"]} == both
-    assert ti.xcoms == {"deployment_id": "local"}
+    assert ti.xcoms == {"deployment": f"local (123456789012, {SETTINGS['region']})"}
     assert alive(batch) == both
     assert changes(batch) == set()
 
@@ -798,17 +789,52 @@ def test_the_task_is_skipped_where_there_is_nothing_to_do(
 
 
 @pytest.mark.usefixtures("its_clients")
-def test_the_task_ends_what_it_can_and_fails_for_the_rest(
+def test_the_task_ends_what_it_can_and_fails_for_the_rest_until_the_fault_is_gone(
+    batch: LocalAws, both: set[str], airflow: AirflowOfRuns
+) -> None:
+    airflow.runs["etl", RUN] = "failed"
+    batch.set_faults([denied("ListClusters")])
+    ti, found = begin(airflow)
+
+    with pytest.raises(HousekeepingError, match="not every cluster"):
+        ending(found, 0).execute(ti.context)  # type: ignore[arg-type]
+    assert alive(batch) == {each for each in both if each.startswith("j-")}
+
+    # Its retry, and whoever clears it, is told the same of the first look.
+    overdue = start_cluster(batch, key(), ends_by=LONG_AGO)
+    batch.set_faults([])
+    result = ending(found, 0).execute(ti.context)  # type: ignore[arg-type]
+    assert [overdue in each for each in result["ended"]] == [True]
+    assert alive(batch) == {each for each in both if each.startswith("j-")}
+
+
+@pytest.mark.usefixtures("its_clients")
+def test_the_task_does_not_let_what_is_past_its_time_wait_for_the_others(
+    batch: LocalAws, both: set[str], airflow: AirflowOfRuns
+) -> None:
+    airflow.runs["etl", RUN] = "failed"
+    start_cluster(batch, key(), ends_by=LONG_AGO)
+    ti, found = begin(airflow)
+
+    with pytest.raises(TaskDeferred):
+        ending(found, 10).execute(ti.context)  # type: ignore[arg-type]
+    assert alive(batch) == both
+
+    ending(found, 10).execute_complete(ti.context, True)  # type: ignore[arg-type]
+    assert alive(batch) == set()
+
+
+@pytest.mark.usefixtures("its_clients")
+def test_the_task_fails_where_airflow_does_not_answer(
     batch: LocalAws, both: set[str], airflow: AirflowOfRuns
 ) -> None:
     airflow.runs["etl", RUN] = "failed"
     ti, found = begin(airflow)
-    found["problems"] = ["not every cluster could be looked at: no right"]
+    airflow.away = "closed"
 
-    with pytest.raises(HousekeepingError, match="no right"):
+    with pytest.raises(HousekeepingError, match="Airflow did not say"):
         ending(found, 0).execute(ti.context)  # type: ignore[arg-type]
-
-    assert alive(batch) == set()
+    assert alive(batch) == both
 
 
 # From a shell
@@ -864,8 +890,8 @@ def test_without_an_airflow_the_command_ends_only_what_is_past_its_time(
 
     code = reaper.main(["--end"])
 
-    assert code == 1
-    assert "AIRFLOW_API_URL is not set" in capsys.readouterr().out
+    assert code == 2
+    assert capsys.readouterr().err.count("AIRFLOW_API_URL is not set") == 1
     assert alive(batch) == both
 
 
