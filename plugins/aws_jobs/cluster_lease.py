@@ -18,7 +18,8 @@ from urllib.parse import quote, unquote
 
 from aws_jobs.aws_errors import call_patiently, error_code, is_passing
 from aws_jobs.exceptions import AwsJobsError
-from aws_jobs.job_flow import terminate_cluster
+from aws_jobs.identity import TAG_POOL
+from aws_jobs.job_flow import is_unknown_id, terminate_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,6 +32,8 @@ FOUNDING_SECONDS = 120
 # What is over is kept so long, for those who still ask; then DynamoDB's time to live removes it.
 _KEPT_SECONDS = 30 * 86_400
 _BUDGET = 300.0
+# DescribeCluster is repeated this long, in seconds, while EMR throttles.
+_READ_BUDGET = 300.0
 # A transaction that touches the same item: the write took no effect.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis.html
 _CONFLICT_CODES = frozenset({"TransactionConflictException", "TransactionInProgressException"})
@@ -441,6 +444,22 @@ def end_or_release(emr: Any, leases: LeaseTable | None, lease: Lease) -> bool:
         except Exception as error:
             log.warning("Cluster %s stays listed in its pool: %s", lease.cluster_id, error)
     return True
+
+
+def is_of_a_pool(emr: Any, cluster_id: str) -> bool:
+    """Whether a cluster was founded to be shared; what EMR does not know was not.
+
+    :raises botocore.exceptions.ClientError: where EMR does not say.
+    """
+    try:
+        answer = call_patiently(
+            lambda: emr.describe_cluster(ClusterId=cluster_id), budget=_READ_BUDGET
+        )
+    except Exception as error:
+        if is_unknown_id(error):
+            return False
+        raise
+    return TAG_POOL in {tag["Key"] for tag in answer["Cluster"].get("Tags", [])}
 
 
 def _is_passing(error: BaseException) -> bool:

@@ -6,13 +6,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from aws_jobs.aws_task import AwsTaskMixin
-from aws_jobs.cluster_lease import Lease, LeaseTable
+from aws_jobs.cluster_lease import Lease, LeaseTable, is_of_a_pool
 from aws_jobs.links.emr import EMR_LINKS, emr_links
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from airflow.sdk import BaseOperatorLink, Context
+
+    from aws_jobs.cluster_lease import SharedCluster
 
 
 class EmrTaskMixin(AwsTaskMixin):
@@ -35,9 +37,26 @@ class EmrTaskMixin(AwsTaskMixin):
             return None
         return LeaseTable(self.client("dynamodb"), self.settings.leases_table)
 
+    def shared_cluster(self, cluster_id: str) -> SharedCluster | None:
+        """Return what is known of a cluster's users; None for one that nobody shares.
+
+        Clusters that nobody shares depend on no table: one that was founded for no pool is told by
+        its tags where the table does not answer.
+        """
+        if self.leases is None:
+            return None
+        try:
+            return self.leases.cluster(cluster_id)
+        except Exception as error:
+            if is_of_a_pool(self.emr, cluster_id):
+                raise
+            self.log.warning("The leases were not read; %s is not shared: %s", cluster_id, error)
+            return None
+
     def keep_lease(self, context: Context, cluster_id: str) -> None:
         """Find the lease that this run has on a cluster, and renew it; most clusters have none."""
-        if self.leases is None or (shared := self.leases.cluster(cluster_id)) is None:
+        shared = self.shared_cluster(cluster_id)
+        if shared is None or self.leases is None:
             return
         ti = context["ti"]
         self.lease = shared.lease_of_run(ti.dag_id, ti.run_id)

@@ -7,7 +7,7 @@ import json
 import random
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +169,10 @@ def _step_states(emr: Any, cluster_id: str) -> list[str]:
 
 @dataclass(frozen=True)
 class LeasedClusterJob(ClusterJob):
-    """A cluster that may be shared as an external job: to end it is to give back its lease.
+    """A cluster of a pool as an external job: to end it is to give back the lease on it.
+
+    Its scope is the pool, so that a task whose job flow or pool has changed since its last try
+    gives back what it has. A cluster of no pool has none, and is the task's own.
 
     :param user: who starts or joins it.
     :param use: the acquisition that the user's task remembers, empty where it remembers none.
@@ -181,18 +184,25 @@ class LeasedClusterJob(ClusterJob):
 
     def get_job_status(self, external_ids: Sequence[str]) -> str | None:
         """Return the cluster's state, or that the user's lease on it is over."""
-        shared = self.leases.cluster(external_ids[0])
+        shared = self.leases.cluster(external_ids[0]) if self.scope else None
         if shared is not None and not shared.holds(self._lease(external_ids)):
             return _RELEASED
         return super().get_job_status(external_ids)
 
     def end_job(self, external_ids: Sequence[str]) -> None:
         """Give back the lease, or terminate the cluster where nobody shares it."""
+        if not self.scope:
+            super().end_job(external_ids)
+            return
         try:
             end_or_release(self.emr, self.leases, self._lease(external_ids))
         except Exception as error:
             if not is_unknown_id(error):
                 raise
+
+    def at(self, scope: str) -> LeasedClusterJob:
+        """Return a cluster of another pool, or of none."""
+        return replace(self, scope=scope)
 
     def _lease(self, external_ids: Sequence[str]) -> Lease:
         return Lease(external_ids[0], self.user, self.use)

@@ -37,6 +37,7 @@ from aws_jobs.operators.emr import (
     EmrStepOperator,
     EmrTerminateClusterOperator,
 )
+from aws_jobs.sensors.emr import EmrClusterSensor
 from aws_jobs.triggers.emr import EmrClusterTrigger
 from localaws.process import LocalAws
 from tests.plugins.conftest import SETTINGS, live_clusters
@@ -101,6 +102,13 @@ class Run:
         return start(EmrTerminateClusterOperator(task_id="end", cluster_id=cluster_id), self.end_ti)
 
 
+DENIED = {
+    "service": "dynamodb",
+    "operation": "*",
+    "kind": "error",
+    "status": 400,
+    "code": "AccessDeniedException",
+}
 REUSE = ("most_users", "most_steps", "oldest", "lease")
 
 
@@ -255,6 +263,44 @@ def test_without_a_table_dynamodb_is_not_called(
     alone.end(cluster_id)
 
     assert set(aws.calls()) == {"emr"}
+
+
+@pytest.mark.parametrize("way", ["teardown", "budget", "person", "eviction"])
+def test_no_end_of_a_cluster_that_nobody_shares_depends_on_the_table(
+    aws: LocalAws, live: Callable[[], list[str]], way: str
+) -> None:
+    aws.set_faults([DENIED])
+    alone = Run("")
+    operator = alone.operator()
+    if way == "teardown":
+        cluster_id = alone.create()
+        alone.step(cluster_id)
+        alone.end(cluster_id)
+    elif way == "budget":
+        deferred, late = alone.begin_create(), {"outcome": "timeout", "state": "STARTING"}
+        with pytest.raises(ExternalJobError, match="budget"):
+            resume(operator, alone.create_ti, deferred, late)
+    elif way == "person":
+        asyncio.run(alone.begin_create().trigger.on_kill())
+    else:
+        alone.create_ti.store.on_set = lambda key, value: operator.on_kill()
+        with pytest.raises(TaskKilled):
+            start(operator, alone.create_ti)
+
+    assert live() == []
+    # Whoever has only a cluster's id must ask who uses it.
+    asked = {"GetItem"} if way == "teardown" else set()
+    assert set(aws.calls().get("dynamodb", {})) == asked
+
+
+def test_a_sensor_of_a_cluster_that_nobody_shares_does_not_depend_on_the_table(
+    aws: LocalAws, cluster_id: str
+) -> None:
+    aws.set_faults([DENIED])
+
+    sensor = EmrClusterSensor(task_id="sensor", cluster_id=cluster_id)
+
+    assert isinstance(start(sensor, TaskInstance()), TaskDeferred)
 
 
 def test_a_pool_without_a_table_is_refused(aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -564,6 +610,40 @@ def test_a_founder_whose_request_is_refused_lets_the_next_one_try(
             refused.create()
 
     assert not table.pool(_pool_id(table, pool)).is_being_founded
+
+
+@pytest.mark.parametrize("death", [_before_it_is_registered, _after_it_is_registered])
+@pytest.mark.parametrize("change", [{"EbsRootVolumeSize": 55}, None], ids=["spec", "no pool"])
+def test_after_a_deploy_a_retry_gives_back_what_it_has_of_another_pool(
+    pool: str, live: Callable[[], list[str]], death: Any, change: dict[str, Any] | None
+) -> None:
+    retried, joiner = Run(pool), Run(pool)
+    let_die(retried, death)
+    (old,) = live()
+    is_shared = death is _after_it_is_registered
+    if is_shared:
+        assert joiner.create() == old
+    if change is None:
+        retried.arguments["reuse"] = None
+    else:
+        retried.arguments["job_flow"] |= change
+
+    retried.create_ti.retry()
+    new = retried.create()
+
+    assert old != new
+    assert set(live()) == ({old, new} if is_shared else {new})
+
+
+def test_the_cause_is_told_where_the_table_cannot_note_the_end(aws: LocalAws, pool: str) -> None:
+    founder = Run(pool)
+    deferred = founder.begin_create()
+    aws.client("emr").terminate_job_flows(JobFlowIds=[deferred.trigger.cluster_id])
+    ended = wait(deferred)
+    aws.set_faults([DENIED])
+
+    with pytest.raises(ExternalJobError, match="by user request"):
+        resume(founder.operator(), founder.create_ti, deferred, ended)
 
 
 def _before_the_join(operator: Any, ti: TaskInstance, patch: pytest.MonkeyPatch) -> None:

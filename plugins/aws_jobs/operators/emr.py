@@ -115,7 +115,8 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
 
     def prepare_for_a_kill(self) -> None:
         """Make the clients for the last calls now."""
-        if table := self.settings.leases_table:
+        table = self.settings.leases_table
+        if table and (self.lease is not None or self.pool_name.strip()):
             region = self.settings.region
             dynamodb = aws_client("dynamodb", self.aws_conn_id, region, urgent=True)
             self._urgent_leases = LeaseTable(dynamodb, table, budget=1.0)
@@ -129,7 +130,7 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
 
     def end_started(self, emr: Any) -> None:
         """Terminate the cluster or give back its lease; a protected one is for the next layers."""
-        if self._urgent_leases is None or self.lease is None:
+        if self.lease is None:
             emr.terminate_job_flows(JobFlowIds=self.started)
         else:
             end_or_release(emr, self._urgent_leases, self.lease)
@@ -152,10 +153,8 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         if event["outcome"] == "ready":
             self.log.info("Cluster %s is %s", cluster_id, event["state"])
             return self._hand_over(context, cluster_id)
-        if event["outcome"] == "ended" and self.leases is not None:
-            self.leases.close(cluster_id)
         finding = self.judge_cluster(cluster_id, event["outcome"])
-        self._end()
+        self._try_to_end(has_ended=event["outcome"] == "ended")
         self.explain(finding)
 
     def _take_cluster(self, context: Context, deadline: float) -> str:
@@ -169,22 +168,14 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         for warning in warnings:
             self.log.warning("%s", warning)
         pool = self._pool(job_flow)
-        tags = self._tags(pool)
-        if self.leases is None:
-            submission = self.submit(context, ClusterJob(self.emr, job_flow, tags))
+        self.recall(context)
+        if pool is not None:
+            job = self._leased_job(context, job_flow, pool)
+            submission = self._share(context, job, pool, deadline)
+        elif self.lease is not None:
+            submission = self.submit(context, self._leased_job(context, job_flow, None))
         else:
-            before = self._remembered(context)
-            job = LeasedClusterJob(
-                self.emr,
-                job_flow,
-                tags,
-                leases=self.leases,
-                user=_user(context),
-                use=before.digest if before else "",
-            )
-            submission = (
-                self._share(context, job, pool, deadline) if pool else self.submit(context, job)
-            )
+            submission = self.submit(context, ClusterJob(self.emr, job_flow, self._tags(None)))
         self._hold(context, submission)
         (cluster_id,) = self.started
         self.log.info("Cluster %s, run key %s", cluster_id, submission.digest)
@@ -192,19 +183,34 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         return cluster_id
 
     def _pool(self, job_flow: dict[str, Any]) -> ClusterPool | None:
-        """Return the pool that the cluster is shared in, if it is.
-
-        :raises SettingsError: where no table of leases is set.
-        """
+        """Return the pool that the cluster is shared in, if it is."""
         name = self.pool_name.strip()
         if self.reuse is None or not name:
             return None
+        return ClusterPool.of(self.reuse, name, self.settings.deployment_id, job_flow)
+
+    def _leased_job(
+        self, context: Context, job_flow: dict[str, Any], pool: ClusterPool | None
+    ) -> LeasedClusterJob:
+        """Return a cluster that is shared, or that is not after the one before was.
+
+        :raises SettingsError: where no table of leases is set.
+        """
         if self.leases is None:
             raise SettingsError(
-                f"Clusters of the pool {name} cannot be shared",
+                "Clusters cannot be shared",
                 ["leases_table is not set: it is the output LeasesTable of include/infra/emr.yaml"],
             )
-        return ClusterPool.of(self.reuse, name, self.settings.deployment_id, job_flow)
+        before = self._remembered(context)
+        return LeasedClusterJob(
+            self.emr,
+            job_flow,
+            self._tags(pool),
+            pool.pool_id if pool else "",
+            leases=self.leases,
+            user=_user(context),
+            use=before.digest if before else "",
+        )
 
     def _tags(self, pool: ClusterPool | None) -> dict[str, str]:
         ends_by = datetime.now(UTC) + self.lifetime
@@ -231,12 +237,14 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         if not self._goes_on(context, job, before):
             if before is not None:
                 ids = before.external_ids or []
-                call_patiently(lambda: job.end_job(ids), budget=_END_BUDGET)
+                left = job.at(before.scope)
+                call_patiently(lambda: left.end_job(ids), budget=_END_BUDGET)
             if joined := self._join_or_claim(context, job, pool, deadline):
                 return joined
         try:
             submission = self.submit(context, job)
-            lease = self._hold(context, submission)
+            self._hold(context, submission)
+            lease = self._lease(context, submission)
             with self.interruption.held_back():
                 job.leases.register(pool.pool_id, self.settings.deployment_id, lease)
         except Exception:
@@ -248,7 +256,7 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         """Whether the try before left a cluster to go on with, or may have started one."""
         if before is None or not before.external_ids:
             return before is not None
-        if before.epoch != current_epoch(context, self.interruption):
+        if before.epoch != current_epoch(context, self.interruption) or before.scope != job.scope:
             return False
         ids = before.external_ids
         status = call_patiently(lambda: job.get_job_status(ids), budget=_END_BUDGET)
@@ -275,7 +283,7 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         for shared in pool.joinable(job.leases, read, job.user):
             lease = pool.new_lease(shared.cluster_id, job.user)
             with self.interruption.held_back():
-                submission = self._remember_join(context, lease)
+                submission = self._remember_join(context, pool, lease)
                 joined = pool.join(job.leases, shared, lease)
             if not joined:
                 continue
@@ -288,7 +296,7 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
             return submission
         return None
 
-    def _remember_join(self, context: Context, lease: Lease) -> Submission:
+    def _remember_join(self, context: Context, pool: ClusterPool, lease: Lease) -> Submission:
         """Note what is about to be joined, as ``submit_once`` notes what is about to be started."""
         ti, before = context["ti"], self._remembered(context)
         epoch = current_epoch(context, self.interruption)
@@ -299,7 +307,7 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
             max_tries=ti.max_tries or 0,
             clear_number=getattr(context["dag_run"], "clear_number", 0) or 0,
             claimed_at=datetime.now(UTC).isoformat(),
-            scope="",
+            scope=pool.pool_id,
             digest=lease.use,
             external_ids=[lease.cluster_id],
             born=before.born if before is not None else f"{datetime.now(UTC).timestamp():.0f}",
@@ -328,18 +336,21 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         except Exception as error:
             self.log.warning("Others wait for a founder in vain for a while: %s", error)
 
-    def _hold(self, context: Context, submission: Submission) -> Lease:
+    def _hold(self, context: Context, submission: Submission) -> None:
         """Know the task's cluster, and what its lease on it is if it is shared."""
         self.started = list(submission.external_ids or [])
+        self.lease = self._lease(context, submission) if submission.scope else None
+
+    def _lease(self, context: Context, submission: Submission) -> Lease:
+        (cluster_id,) = submission.external_ids or []
         seconds = (self.reuse or ClusterReuse("")).lease.total_seconds()
-        self.lease = Lease(self.started[0], _user(context), submission.digest, seconds)
-        return self.lease
+        return Lease(cluster_id, _user(context), submission.digest, seconds)
 
     def _remembered(self, context: Context) -> Submission | None:
         return Submission.recall(HeldStore(context["task_state_store"], self.interruption))
 
     def _hand_over(self, context: Context, cluster_id: str) -> str:
-        if self.pool_name.strip() and self.lease is not None:
+        if self.lease is not None:
             with self.interruption.held_back():
                 context["ti"].xcom_push(key="cluster_use", value=self.lease.cluster_use)
         finish(context, self.interruption)
@@ -365,19 +376,25 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         if isinstance(error, TaskKilled):
             self.urgently()
             return
+        self._try_to_end()
+
+    def _try_to_end(self, *, has_ended: bool = False) -> None:
+        """End the cluster; where that fails, what led to it is the task's error."""
         try:
+            if has_ended and self.lease and self.leases:
+                self.leases.close(self.lease.cluster_id)
             self._end()
-        except Exception as end_error:
-            self.log.error("Cluster %s could not be ended: %s", self.started[0], end_error)
+        except Exception as error:
+            self.log.error("Cluster %s could not be ended: %s", self.started[0], error)
 
     def _end(self) -> None:
         """End the cluster, or give back the lease on it."""
-        lease = self.lease
-        if lease is None:
-            return
-        self.log.info("Ending cluster %s, or giving back the lease on it", lease.cluster_id)
+        (cluster_id,) = self.started
+        lease = self.lease or Lease(cluster_id, user="", use="")
+        leases = self.leases if self.lease else None
+        self.log.info("Ending cluster %s, or giving back the lease on it", cluster_id)
         try:
-            call_patiently(lambda: end_or_release(self.emr, self.leases, lease), budget=_END_BUDGET)
+            call_patiently(lambda: end_or_release(self.emr, leases, lease), budget=_END_BUDGET)
         except Exception as error:
             if not is_unknown_id(error):
                 raise
@@ -583,11 +600,8 @@ class EmrTerminateClusterOperator(EmrFailuresMixin, BaseOperator):
     def execute(self, context: Context) -> None:
         """Terminate, then wait; or leave the cluster to those who share it."""
         cluster_id = require_id(self.cluster_id, "cluster_id")
-        lease = self._lease_to_give_back(context, cluster_id)
         try:
-            is_ending = call_patiently(
-                lambda: end_or_release(self.emr, self.leases, lease), budget=_END_BUDGET
-            )
+            is_ending = self._end_or_release(context, cluster_id)
         except Exception as error:
             if not is_unknown_id(error):
                 raise
@@ -610,12 +624,14 @@ class EmrTerminateClusterOperator(EmrFailuresMixin, BaseOperator):
             timeout=backstop(deadline),
         )
 
-    def _lease_to_give_back(self, context: Context, cluster_id: str) -> Lease:
-        """Return the run's lease; where it has none, one that changes nothing."""
-        shared = self.leases.cluster(cluster_id) if self.leases else None
-        ti = context["ti"]
+    def _end_or_release(self, context: Context, cluster_id: str) -> bool:
+        """Give back the run's lease, or terminate a cluster that nobody shares."""
+        shared, ti = self.shared_cluster(cluster_id), context["ti"]
         held = shared.lease_of_run(ti.dag_id, ti.run_id) if shared else None
-        return held or Lease(cluster_id, user="", use="")
+        # Nobody's lease changes nothing.
+        lease = held or Lease(cluster_id, user="", use="")
+        leases = self.leases if shared else None
+        return call_patiently(lambda: end_or_release(self.emr, leases, lease), budget=_END_BUDGET)
 
     def execute_complete(self, context: Context, event: dict[str, Any], cluster_id: str) -> None:
         """Note the end.
