@@ -42,12 +42,11 @@ def held(*tasks: str, at: str) -> list[Strike]:
     return [Strike(at, "HOLD", task) for task in tasks]
 
 
-def once(state: str, tasks: Sequence[str], act: Happens) -> Happens:
-    """Act once all these tasks are in a state."""
+def once_deferred(tasks: Sequence[str], act: Happens) -> Happens:
+    """Act once all these tasks wait in the triggerer."""
 
     def happens(run: FaultRun) -> None:
-        for task in tasks:
-            run.wait_task(task, state, timeout=240)
+        run.wait_until_deferred(*tasks)
         act(run)
 
     return happens
@@ -83,9 +82,11 @@ def mark(state: str, *tasks: str) -> Happens:
     return act
 
 
-def clear(*tasks: str) -> Happens:
+def clear(*tasks: str, downstream: bool = False) -> Happens:
     """Clear tasks, as a person does in the UI."""
-    return lambda run: void(run.world.rest.clear(run.dag_id, run.run_id, tasks))
+    return lambda run: void(
+        run.world.rest.clear(run.dag_id, run.run_id, tasks, downstream=downstream)
+    )
 
 
 def clear_run(run: FaultRun) -> None:
@@ -113,7 +114,7 @@ DEFERRED = [
     Case(
         "deferred tasks are marked failed",
         ALL,
-        happens=once("deferred", TASKS, mark("failed", *TASKS)),
+        happens=once_deferred(TASKS, mark("failed", *TASKS)),
         states=("failed",),
         submissions=ONCE,
         conf=WAITS,
@@ -122,7 +123,7 @@ DEFERRED = [
     Case(
         "deferred tasks are marked success",
         ALL,
-        happens=once("deferred", TASKS, mark("success", *TASKS)),
+        happens=once_deferred(TASKS, mark("success", *TASKS)),
         submissions=ONCE,
         conf=WAITS,
         undone=("step", "job", "array"),
@@ -130,7 +131,7 @@ DEFERRED = [
     Case(
         "deferred tasks are cleared",
         ALL,
-        happens=once("deferred", TASKS, clear(*TASKS)),
+        happens=once_deferred(TASKS, clear(*TASKS)),
         submissions=TWICE,
         conf=WAITS,
         quick=True,
@@ -138,14 +139,14 @@ DEFERRED = [
     Case(
         "deferred tasks are cleared three times in a row",
         ALL,
-        happens=once("deferred", TASKS, clear_three_times),
+        happens=once_deferred(TASKS, clear_three_times),
         conf=WAITS,
     ),
     Case(
         "the starting cluster is marked failed",
         ["cluster"],
         STARTS_SLOWLY,
-        happens=once("deferred", ["create_cluster"], mark("failed", "create_cluster")),
+        happens=once_deferred(["create_cluster"], mark("failed", "create_cluster")),
         states=("failed",),
         submissions=ONE_CLUSTER,
     ),
@@ -154,7 +155,7 @@ DEFERRED = [
         "the starting cluster is marked success",
         ["cluster"],
         STARTS_SLOWLY,
-        happens=once("deferred", ["create_cluster"], mark("success", "create_cluster")),
+        happens=once_deferred(["create_cluster"], mark("success", "create_cluster")),
         states=("failed",),
         submissions=ONE_CLUSTER,
     ),
@@ -162,14 +163,14 @@ DEFERRED = [
         "the starting cluster is cleared",
         ["cluster"],
         STARTS_SLOWLY,
-        happens=once("deferred", ["create_cluster"], clear("create_cluster")),
+        happens=once_deferred(["create_cluster"], clear("create_cluster")),
         submissions=TWO_CLUSTERS,
         quick=True,
     ),
     Case(
         "another task of the run is cleared",
         ALL,
-        happens=once("deferred", TASKS, clear("job")),
+        happens=once_deferred(TASKS, clear("job")),
         submissions={**ONCE, "job": 2},
         conf=WAITS,
     ),
@@ -177,7 +178,7 @@ DEFERRED = [
     Case(
         "the setup is cleared while its step waits",
         ["cluster", "step"],
-        happens=once("deferred", ["step"], clear("create_cluster")),
+        happens=once_deferred(["step"], clear("create_cluster")),
         states=("success", "failed"),
         submissions=TWO_CLUSTERS,
         conf=WAITS,
@@ -188,7 +189,7 @@ RUNS = [
     Case(
         "the run is marked failed while its tasks wait",
         ALL,
-        happens=once("deferred", TASKS, mark_run("failed")),
+        happens=once_deferred(TASKS, mark_run("failed")),
         states=("failed", "success"),
         submissions=ONCE,
         conf=WAITS,
@@ -197,7 +198,7 @@ RUNS = [
     Case(
         "the run is marked success while its tasks wait",
         ALL,
-        happens=once("deferred", TASKS, mark_run("success")),
+        happens=once_deferred(TASKS, mark_run("success")),
         states=("failed", "success"),
         submissions=ONCE,
         conf=WAITS,
@@ -206,7 +207,7 @@ RUNS = [
     Case(
         "the run is cleared while its tasks wait",
         ALL,
-        happens=once("deferred", TASKS, clear_run),
+        happens=once_deferred(TASKS, clear_run),
         submissions=TWICE,
         conf=WAITS,
     ),
@@ -214,7 +215,7 @@ RUNS = [
         "the run is marked failed while its cluster starts",
         ["cluster"],
         STARTS_SLOWLY,
-        happens=once("deferred", ["create_cluster"], mark_run("failed")),
+        happens=once_deferred(["create_cluster"], mark_run("failed")),
         states=("failed",),
         submissions=ONE_CLUSTER,
     ),
@@ -307,7 +308,7 @@ ENDED = [
     Case(
         "tasks that have failed are cleared",
         ALL,
-        happens=once_ended(clear(*TASKS)),
+        happens=once_ended(clear(*TASKS, downstream=True)),
         submissions=TWO_CLUSTERS,
         conf={"failing_tries": RETRIES + 1},
     ),
@@ -328,11 +329,6 @@ def test_people(case: Case, outcomes: Outcomes) -> None:
     outcomes.check(case)
 
 
-def wait_until_deferred(run: FaultRun, *tasks: str) -> None:
-    for task in tasks:
-        run.wait_task(task, "deferred", timeout=240)
-
-
 def test_people_act_while_no_triggerer_lives(world: FaultWorld) -> None:
     acts: dict[str, Happens] = {
         "tasks are cleared": clear(*TASKS),
@@ -344,7 +340,7 @@ def test_people_act_while_no_triggerer_lives(world: FaultWorld) -> None:
     }
     with as_far_as_it_goes(world):
         for run in runs.values():
-            wait_until_deferred(run, *TASKS)
+            run.wait_until_deferred(*TASKS)
 
     world.kill("triggerer", signal.SIGKILL)
     with as_far_as_it_goes(world):
@@ -360,7 +356,7 @@ def test_people_act_while_no_triggerer_lives(world: FaultWorld) -> None:
 def test_the_dag_is_paused_while_its_tasks_wait(world: FaultWorld) -> None:
     run = world.begin("the DAG is paused while its jobs end", ALL, waits=True)
     with as_far_as_it_goes(world):
-        wait_until_deferred(run, *TASKS)
+        run.wait_until_deferred(*TASKS)
 
         world.rest.set_paused(run.dag_id, True)
         try:
@@ -375,7 +371,7 @@ def test_the_dag_is_paused_while_its_tasks_wait(world: FaultWorld) -> None:
 def test_a_run_is_deleted(world: FaultWorld) -> None:
     run = world.begin("a run is deleted, and made again", ALL, waits=True)
     with as_far_as_it_goes(world):
-        wait_until_deferred(run, *TASKS)
+        run.wait_until_deferred(*TASKS)
 
         with pytest.raises(AirflowRestError, match="409"):
             world.rest.delete_run(run.dag_id, run.run_id)
@@ -414,7 +410,7 @@ def test_a_backfill_is_stopped(world: FaultWorld) -> None:
     for run in (under_way, queued):
         run.work.mkdir()
     with as_far_as_it_goes(world):
-        wait_until_deferred(under_way, "step")
+        under_way.wait_until_deferred("step")
 
         world.rest.call("PUT", f"/backfills/{backfill}/cancel")
 
@@ -426,7 +422,7 @@ def test_a_deferral_times_out(world: FaultWorld) -> None:
     """Airflow then fails the task without asking its trigger, whose own budgets are shorter."""
     run = world.begin("a deferral times out", ALL, waits=True)
     with as_far_as_it_goes(world):
-        wait_until_deferred(run, *TASKS)
+        run.wait_until_deferred(*TASKS)
 
         _time_out(run)
         for task in TASKS:
@@ -443,7 +439,7 @@ def test_a_changed_dag_is_deployed_while_tasks_wait(world: FaultWorld) -> None:
         "a changed DAG is deployed", dag_id, ["cluster", "step", "job"], waits=True
     )
     with as_far_as_it_goes(world):
-        wait_until_deferred(run, "step", "job")
+        run.wait_until_deferred("step", "job")
 
         (world.plans / "deployed").write_text("2")
         os.utime(Path(__file__).parent / "dags" / "faults_people.py")

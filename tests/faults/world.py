@@ -137,6 +137,19 @@ class FaultRun:
             self.dag_id, self.run_id, task_id, states or _TASK_ENDED, timeout
         )
 
+    def wait_until_deferred(self, *task_ids: str, timeout: float = 240) -> None:
+        """Wait until the triggerer has taken over these tasks.
+
+        It never hears of a task that a person marks or clears before that.
+        """
+        for task_id in task_ids:
+            self.wait_task(task_id, "deferred", timeout=timeout)
+            self.until(lambda task_id=task_id: self._has_triggerer(task_id), timeout)
+
+    def _has_triggerer(self, task_id: str) -> bool:
+        task = self.world.rest.task(self.dag_id, self.run_id, task_id)
+        return bool((task["trigger"] or {}).get("triggerer_id"))
+
     def until(self, condition: Callable[[], bool], timeout: float = 120) -> None:
         """Wait until something is so."""
         give_up = time.monotonic() + timeout
