@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from botocore.exceptions import BotoCoreError, ClientError
 
     options = _parser().parse_args(arguments)
+    # A terminal that cannot show a run's id must not keep its cluster alive.
+    cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     try:
         settings = _settings(os.environ)
         client = partial(_client, region=settings.region)
@@ -216,6 +218,4 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     # Airflow's own set-up, which comes with its import, logs to where the answer goes.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, force=True)
-    # A terminal that cannot show a run's id must not keep its cluster alive.
-    cast("TextIOWrapper", sys.stdout).reconfigure(errors="backslashreplace")
     sys.exit(main())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 from airflow.sdk.execution_time import task_runner
+from botocore.exceptions import EndpointConnectionError
 
 from aws_jobs import emr_polling, reaper, reaper_task
 from aws_jobs.batch_job import BatchJob
@@ -20,6 +23,8 @@ from aws_jobs.cluster_lease import Lease, LeaseTable, lease_user, user_owner
 from aws_jobs.exceptions import HousekeepingError
 from aws_jobs.identity import TAG_DEPLOYMENT, TAG_ENDS_BY, TAG_POOL, RunKey
 from aws_jobs.job_flow import ClusterJob
+from aws_jobs.reaper_attempts import Attempts
+from aws_jobs.reaper_aws import BatchJobs, Clusters
 from aws_jobs.reaper_decision import Action, Kind
 from aws_jobs.reaper_owners import Owners, RestOwners, TaskOwners
 from aws_jobs.reaper_round import Look, Outcome, Reaper
@@ -268,6 +273,7 @@ def test_an_airflow_that_does_not_answer_ends_nothing(
     look = reaper_of(batch, new_owners).look()
 
     assert {each.judgement.action for each in look.findings} == {Action.LEAVE}
+    assert len(look.problems) == 1
     assert alive(batch) == both
 
 
@@ -425,9 +431,12 @@ def test_an_airflow_that_went_away_between_the_looks_ends_nothing(
     look = reaper_of(batch, new_owners).look()
 
     airflow.away = "closed"
+    airflow.asked = 0
     outcome = reaper_of(batch, new_owners).end(ids(look))
 
-    assert outcome.ended == []
+    assert (outcome.ended, len(outcome.left)) == ([], 2)
+    assert len(outcome.problems) == 1
+    assert airflow.asked == 1
     assert alive(batch) == both
 
 
@@ -531,6 +540,148 @@ def test_what_could_not_be_ended_does_not_keep_the_rest(
     assert re.match(r"cluster j-\w+ could not be ended: .*AccessDenied", problem)
 
 
+@pytest.mark.parametrize("fault", ["denied", "a tag without a value"])
+def test_one_cluster_hides_none_of_the_others(
+    batch: LocalAws, new_owners: Callable[[], Owners], fault: str
+) -> None:
+    overdue = {start_cluster(batch, key(), ends_by=LONG_AGO) for _ in range(3)}
+    if fault == "denied":
+        batch.set_faults([denied("DescribeCluster", count=1)])
+    else:
+        client(batch, "emr").add_tags(ResourceId=min(overdue), Tags=[{"Key": "team"}])
+
+    look = reaper_of(batch, new_owners).look()
+
+    found = {each.job.external_id for each in look.overdue}
+    assert (len(found), len(look.problems)) == ((2, 1) if fault == "denied" else (3, 0))
+    reaper_of(batch, new_owners).end(ids(look))
+    assert alive(batch) == overdue - found
+
+
+def test_one_queue_hides_none_of_the_others(batch: LocalAws, both: set[str]) -> None:
+    """It was deleted after it had been listed."""
+    jobs = client(batch, "batch")
+
+    def list_one_more(parsed: dict[str, Any], **kwargs: Any) -> None:
+        parsed["jobQueues"].insert(0, {"jobQueueName": "gone"})
+
+    jobs.meta.events.register_last("after-call.batch.DescribeJobQueues", list_one_more)
+    try:
+        look = reaper_of(batch, TaskOwners).look()
+    finally:
+        jobs.meta.events.unregister("after-call.batch.DescribeJobQueues", list_one_more)
+
+    assert {each.job.external_id for each in look.findings} == both
+    (problem,) = look.problems
+    assert problem.startswith("not every job of the queue gone could be looked at: ")
+
+
+def test_jobs_of_all_pages_are_looked_at_and_one_call_that_fails_hides_no_other(
+    batch: LocalAws, airflow: AirflowOfRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = client(batch, "batch")
+
+    def one_a_page(params: dict[str, Any], **kwargs: Any) -> None:
+        params["maxResults"] = 1
+
+    started = {start_job(batch, key(), ends_by=LONG_AGO) for _ in range(3)}
+    monkeypatch.setattr(BatchJobs, "ids_per_call", 2)
+    batch.set_faults([denied("DescribeJobs", "batch", count=1)])
+    jobs.meta.events.register("before-parameter-build.batch.ListJobs", one_a_page)
+    try:
+        look = reaper_of(batch, TaskOwners).look()
+    finally:
+        jobs.meta.events.unregister("before-parameter-build.batch.ListJobs", one_a_page)
+
+    found = {each.job.external_id for each in look.overdue}
+    assert found < started
+    assert len(found) in (1, 2)
+    assert len(look.problems) == 1
+
+
+def test_clusters_of_all_pages_are_looked_at() -> None:
+    class TwoPages:
+        def list_clusters(self, Marker: str = "", **arguments: Any) -> dict[str, Any]:
+            listed = {"Id": f"j-{Marker}", "Name": f"daily [{key().digest}]"}
+            return {"Clusters": [listed], **({} if Marker else {"Marker": "2"})}
+
+    assert Clusters.of(TwoPages(), 1.0).marked(Attempts()) == {"j-", "j-2"}
+
+
+def test_a_job_that_batch_refuses_to_end_is_not_said_to_be_ended(
+    batch: LocalAws, airflow: AirflowOfRuns
+) -> None:
+    job_id = start_job(batch, key(), ends_by=LONG_AGO)
+    batch.set_faults([denied("TerminateJob", "batch", code="ClientException", count=1)])
+
+    outcome = reaper_of(batch, TaskOwners).end([(Kind.BATCH_JOB, job_id)])
+
+    assert (outcome.ended, len(outcome.problems)) == ([], 1)
+    assert alive(batch) == {job_id}
+
+
+def test_a_job_that_ends_while_it_is_told_to_is_no_error(batch: LocalAws) -> None:
+    """Batch answers for it as it does for what it refuses."""
+    job_id = start_job(batch, key(), ends_by=LONG_AGO)
+    place = BatchJobs.of(client(batch, "batch"), 1.0)
+    (job,) = place.describe([job_id])
+    client(batch, "batch").terminate_job(jobId=job_id, reason="a person")
+    batch.set_faults([denied("TerminateJob", "batch", code="ClientException", count=1)])
+
+    place.end(job, "its time was up")
+
+
+def test_an_array_that_was_cancelled_lives_while_its_children_run() -> None:
+    array = {"jobId": "a", "jobName": "map", "status": "PENDING", "isCancelled": True}
+
+    class Batch:
+        def describe_jobs(self, jobs: list[str]) -> dict[str, Any]:
+            return {
+                "jobs": [{**array, "jobId": each, "isTerminated": each == "b"} for each in jobs]
+            }
+
+    found = BatchJobs.of(Batch(), 1.0).describe(["a", "b"])
+
+    assert [each.external_id for each in found] == ["a"]
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.8, 0.2), (0.4, 0.4), (0.5, 0.5), (1.0, 0.1)])
+def test_housekeeping_takes_what_a_triggerer_leaves_of_the_quotas(
+    share: float, left: float
+) -> None:
+    made = Reaper.of(
+        Settings(**{**SETTINGS, "quota_share": share}), lambda service: None, TaskOwners
+    )
+    clusters, jobs = made.places
+    assert isinstance(clusters, Clusters)
+    assert isinstance(jobs, BatchJobs)
+
+    assert clusters.emr.rates["describe_cluster"].refill == pytest.approx(1000 * left)
+    assert jobs.batch.rates["list_jobs"].refill == pytest.approx(1000 * left)
+
+
+def test_a_look_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
+    attempts = Attempts(seconds=-1)
+
+    assert [attempts.make("a look", lambda: 1) for _ in range(3)] == [None] * 3
+    assert attempts.problems == ["not everything was done within -0 minutes"]
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [(EndpointConnectionError(endpoint_url="https://emr"), 0), (KeyError("Name"), 1)],
+)
+def test_only_what_nobody_foresaw_is_logged_with_its_place_in_the_code(
+    caplog: pytest.LogCaptureFixture, error: Exception, logged: int
+) -> None:
+    attempts = Attempts()
+
+    attempts.failed("a look", error)
+
+    assert attempts.problems == [f"a look: {error}"]
+    assert [bool(each.exc_info) for each in caplog.records] == [True] * logged
+
+
 # Shared clusters
 
 
@@ -550,9 +701,7 @@ def share(
     aws: LocalAws, leases: LeaseTable, *users: str, seconds: float = 60, ends_by: str = LATER
 ) -> str:
     """A cluster whose founder's run was deleted long ago, with a lease for each run."""
-    spec = {"Tags": [{"Key": TAG_POOL, "Value": "pool"}]}
-    cluster_id = start_cluster(aws, key(run_id="founder"), ends_by)
-    client(aws, "emr").add_tags(ResourceId=cluster_id, **spec)
+    cluster_id = found_only(aws, ends_by)
     pool_id = f"local/pool/{cluster_id}"
     held = [lease(cluster_id, user, seconds) for user in users or ["nobody"]]
     leases.register(pool_id, "local", held[0])
@@ -703,6 +852,71 @@ def test_a_cluster_whose_users_cannot_be_told_is_left_alone(
 
     assert finding.judgement.action is Action.LEAVE
     assert alive(batch) == {cluster_id}
+
+
+def found_only(aws: LocalAws, ends_by: str = LATER) -> str:
+    """A cluster whose founder has died, or whose table is not the one it was founded with."""
+    cluster_id = start_cluster(aws, key(run_id="founder"), ends_by)
+    spec = {"Tags": [{"Key": TAG_POOL, "Value": "pool"}]}
+    client(aws, "emr").add_tags(ResourceId=cluster_id, **spec)
+    return cluster_id
+
+
+def test_a_cluster_to_be_shared_that_the_table_does_not_know_is_left_until_its_time_is_up(
+    batch: LocalAws, leases: LeaseTable, airflow: AirflowOfRuns
+) -> None:
+    young = found_only(batch)
+    overdue = found_only(batch, LONG_AGO)
+
+    outcome = sharing(batch).end([(Kind.CLUSTER, young), (Kind.CLUSTER, overdue)])
+
+    assert [each.job.external_id for each in outcome.ended] == [overdue]
+    assert [each.job.external_id for each in outcome.left] == [young]
+    assert alive(batch) == {young}
+
+
+def test_a_lease_that_is_taken_anew_after_the_judgement_stays(
+    batch: LocalAws, leases: LeaseTable, airflow: AirflowOfRuns
+) -> None:
+    """Its run was cleared; the user is the same, the use is not."""
+    cluster_id = share(batch, leases, "deleted")
+    anew = replace(lease(cluster_id, "deleted"), use="another")
+
+    class TakenAnew(LeaseTable):
+        def cluster(self, cluster_id: str) -> Any:
+            read = super().cluster(cluster_id)
+            if read and not read.holds(anew):
+                self.join(read, anew)
+            return read
+
+    late = replace(sharing(batch), leases=TakenAnew(leases.dynamodb, LEASES))
+    outcome = late.end([(Kind.CLUSTER, cluster_id)])
+
+    assert outcome.ended == []
+    shared = leases.cluster(cluster_id)
+    assert shared is not None
+    assert shared.holds(anew)
+    assert alive(batch) == {cluster_id}
+
+
+def test_a_table_that_does_not_answer_is_asked_once_and_only_for_what_may_be_shared(
+    batch: LocalAws,
+    leases: LeaseTable,
+    airflow: AirflowOfRuns,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aws_jobs.reaper_round._LEASE_BUDGET", 0)
+    kept = start_cluster(batch, key())
+    left = {share(batch, leases, RUN) for _ in range(2)}
+    batch.reset_calls()
+    batch.set_faults([{"service": "dynamodb", "operation": "GetItem", "kind": "error"}])
+
+    look = sharing(batch).look()
+
+    assert [each.job.external_id for each in look.with_action(Action.KEEP)] == [kept]
+    assert {each.job.external_id for each in look.left} == left
+    assert len(look.problems) == 1
+    assert batch.calls()["dynamodb"]["GetItem"] == {"500": 1}
 
 
 def test_a_cluster_without_a_lease_is_its_founder_s(
@@ -868,6 +1082,106 @@ def test_the_command_waits_for_the_grace_where_airflow_does_not_tell_when(
     assert (code, naps) == (0, [600.0])
     assert capsys.readouterr().out.count("ended ") == 2
     assert alive(batch) == set()
+
+
+def test_the_command_does_not_let_what_is_past_its_time_wait_for_the_others(
+    batch: LocalAws, both: set[str], airflow: AirflowOfRuns
+) -> None:
+    airflow.runs["etl", RUN] = "failed"
+    start_cluster(batch, key(), ends_by=LONG_AGO)
+    alive_while_it_waits: list[set[str]] = []
+
+    code = reaper.run(
+        reaper_of(batch, TaskOwners, timedelta(minutes=10)),
+        end=True,
+        sleep=lambda seconds: alive_while_it_waits.append(alive(batch)),
+    )
+
+    assert (code, alive_while_it_waits) == (0, [both])
+    assert alive(batch) == set()
+
+
+@pytest.mark.parametrize(("case", "code"), [("needed", 0), ("paused", 1), ("away", 2)])
+def test_the_exit_code_tells_what_became_of_what_was_to_end(
+    batch: LocalAws, both: set[str], airflow: AirflowOfRuns, case: str, code: int
+) -> None:
+    airflow.runs["etl", RUN] = "failed"
+
+    def change(seconds: float) -> None:
+        airflow.runs["etl", RUN] = "running" if case == "needed" else "failed"
+        airflow.paused |= {"etl"} if case == "paused" else set()
+        airflow.away = "closed" if case == "away" else ""
+
+    ten_minutes = reaper_of(batch, TaskOwners, timedelta(minutes=10))
+    assert reaper.run(ten_minutes, end=True, sleep=change) == code
+    assert alive(batch) == both
+
+
+def test_the_exit_code_tells_of_a_run_that_has_only_just_ended(
+    batch: LocalAws, both: set[str], airflow: AirflowOfRuns
+) -> None:
+    airflow.runs["etl", RUN] = "failed"
+    airflow.ended_at[RUN] = datetime.now(UTC).isoformat()
+    ten_minutes = reaper_of(
+        batch, lambda: RestOwners(airflow.client(), "local"), timedelta(minutes=10)
+    )
+
+    # A clock that is behind: the grace has not passed.
+    assert reaper.run(ten_minutes, end=True, sleep=lambda seconds: None) == 1
+    assert alive(batch) == both
+
+
+@pytest.mark.parametrize(
+    "account", ["123456789012", "210987654321"], ids=["its own", "another account's"]
+)
+def test_the_command_believes_the_airflow_of_its_own_account_only(
+    batch: LocalAws,
+    both: set[str],
+    airflow: AirflowOfRuns,
+    monkeypatch: pytest.MonkeyPatch,
+    account: str,
+) -> None:
+    """Two accounts may have deployments of one name; to each, all of the other looks deleted."""
+    airflow.deployment_id = f"local ({account}, {SETTINGS['region']})"
+    airflow.runs.clear()
+    monkeypatch.setattr(reaper, "airflow_session", lambda environ: airflow.client())
+
+    code = reaper.main(["--end", "--grace", "0"])
+
+    is_its_own = account == "123456789012"
+    assert code == (0 if is_its_own else 2)
+    assert alive(batch) == (set() if is_its_own else both)
+
+
+@pytest.mark.parametrize("url", ["", "http://host:port", "localhost:8080"])
+def test_what_is_past_its_time_is_ended_wherever_airflow_is_said_to_be(
+    batch: LocalAws, both: set[str], monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_API_URL", url)
+    start_cluster(batch, key(), ends_by=LONG_AGO)
+
+    assert reaper.main(["--end"]) == 2
+    assert alive(batch) == both
+
+
+def test_a_terminal_that_cannot_show_a_run_s_id_keeps_no_cluster_alive(
+    batch: LocalAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_cluster(batch, key(run_id="läuft__中"), ends_by=LONG_AGO)
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "latin-1", write_through=True))
+
+    assert reaper.main(["--end"]) == 0
+    assert "läuft__\\u4e2d" in shown.getvalue().decode("latin-1")
+    assert alive(batch) == set()
+
+
+@pytest.mark.parametrize("grace", ["nan", "inf", "-5", "soon"])
+def test_a_grace_is_a_number_of_seconds(grace: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        reaper.main(["--grace", grace])
+
+    assert stop.value.code == 2
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from aws_jobs.reaper_decision import (
     judge_by_owner,
     judge_by_tags,
     judge_by_users,
+    judge_lifetime,
 )
 
 NOW = datetime(2013, 1, 2, 12, tzinfo=UTC)
@@ -63,6 +64,16 @@ def test_a_job_whose_tags_are_not_what_its_run_wrote_is_left_alone(job: LiveJob)
 
     assert judgement is not None
     assert judgement.action is Action.LEAVE
+
+
+@pytest.mark.parametrize("ends_by", ["2013-01-01T00:00:00", "yesterday", ""])
+def test_what_is_needed_and_would_never_end_is_for_a_person_to_look_at(ends_by: str) -> None:
+    job = live(**{TAG_ENDS_BY: ends_by})
+
+    assert judge_lifetime(job, KEEP).action is Action.LEAVE
+    assert "ends-by does not say" in judge_lifetime(job, KEEP).why
+    assert judge_lifetime(job, DELETED) == DELETED
+    assert judge_lifetime(live(**{TAG_ENDS_BY: "2013-01-02T12:00:01Z"}), KEEP) == KEEP
 
 
 ALIVE = ["queued", "running"]

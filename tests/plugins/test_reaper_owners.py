@@ -119,7 +119,19 @@ def test_the_rest_api_is_asked_for_a_run_with_any_id(airflow: AirflowOfRuns) -> 
     ("environ", "said"),
     [
         ({}, "AIRFLOW_API_URL is not set"),
+        ({"AIRFLOW_API_URL": "http://host:secret"}, "AIRFLOW_API_URL is not set to a URL"),
+        ({"AIRFLOW_API_URL": "127.0.0.1:8080"}, "AIRFLOW_API_URL is not set to a URL"),
+        ({"AIRFLOW_API_URL": "localhost:8080"}, "AIRFLOW_API_URL is not set to a URL"),
+        ({"AIRFLOW_API_URL": "http://me:secret@a"}, "has a user or a password in it"),
         ({"AIRFLOW_API_URL": "http://a"}, "AIRFLOW_API_TOKEN is not set, nor are"),
+        (
+            {"AIRFLOW_API_URL": "http://a", "AIRFLOW_API_TOKEN": "sec\r\nsecret"},
+            "characters that no token has",
+        ),
+        (
+            {"AIRFLOW_API_URL": "http://a", "AIRFLOW_API_TOKEN": "…secret"},
+            "characters that no token has",
+        ),
         (
             {
                 "AIRFLOW_API_URL": "http://127.0.0.1:9",
@@ -138,7 +150,7 @@ def test_a_session_says_what_it_lacks_and_no_secret(environ: dict[str, str], sai
 
 
 def test_a_session_takes_a_token(airflow: AirflowOfRuns) -> None:
-    session = airflow_session({"AIRFLOW_API_URL": "http://a", "AIRFLOW_API_TOKEN": "t"})
+    session = airflow_session({"AIRFLOW_API_URL": "http://a", "AIRFLOW_API_TOKEN": "t\n"})
 
     assert session.headers["Authorization"] == "Bearer t"
 
@@ -149,6 +161,48 @@ def test_a_page_that_is_no_json_is_no_answer() -> None:
 
     with pytest.raises(AirflowSilentError, match="is no Airflow"):
         RestOwners(http, "local").run_owner("etl", RUN)
+
+
+def answering(*, run: Any, runs: Any = None) -> httpx.Client:
+    """An Airflow whose answers on runs are not what they should be."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path.endswith("/dagRuns"):
+            listed = {"dag_runs": [{"dag_run_id": "now"}]} if runs is None else runs
+            return httpx.Response(200, json=listed)
+        if "xcomEntries" in path:
+            return httpx.Response(200, json={"value": "local"})
+        if path.endswith("/dags/etl"):
+            return httpx.Response(200, json={"is_paused": False, "is_stale": False})
+        return httpx.Response(200, json=run)
+
+    return httpx.Client(base_url="http://airflow", transport=httpx.MockTransport(answer))
+
+
+@pytest.mark.parametrize("run", [None, {"state": None}, {}, [], "failed", {"state": 1}])
+def test_an_answer_that_is_not_airflow_s_does_not_mean_that_a_run_was_deleted(run: Any) -> None:
+    with pytest.raises(AirflowSilentError, match="is no Airflow"):
+        RestOwners(answering(run=run), "local").run_owner("etl", RUN)
+
+
+@pytest.mark.parametrize("runs", [[], "ok", {"status": "healthy"}, {"dag_runs": {}}])
+def test_what_is_no_airflow_is_said_to_be_none(runs: Any) -> None:
+    with pytest.raises(AirflowSilentError, match="http://airflow is no Airflow"):
+        RestOwners(answering(run={"state": "failed"}, runs=runs), "local").run_owner("etl", RUN)
+
+
+def test_a_proxy_s_page_is_told_of_in_one_short_line() -> None:
+    page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n" + "<hr>\n" * 100
+    proxy = httpx.MockTransport(lambda request: httpx.Response(502, text=page))
+
+    with pytest.raises(AirflowSilentError) as error:
+        RestOwners(httpx.Client(base_url="http://a", transport=proxy), "local").run_owner(
+            "etl", RUN
+        )
+
+    assert str(error.value).startswith("http://a answered 502: <html> <head><title>502 Bad")
+    assert len(str(error.value)) < 120
 
 
 def test_calls_keep_to_the_pace_of_the_quota() -> None:
