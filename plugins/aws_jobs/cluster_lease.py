@@ -19,17 +19,18 @@ from urllib.parse import quote, unquote
 from aws_jobs.aws_errors import call_patiently, error_code, is_passing
 from aws_jobs.exceptions import AwsJobsError
 from aws_jobs.identity import TAG_POOL
-from aws_jobs.job_flow import is_unknown_id, terminate_cluster
+from aws_jobs.job_flow import STEP_ACTIVE, cancel_steps, is_unknown_id, terminate_cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
 OPEN, CLOSING = "open", "closing"
 # A founder that has not founded by then is taken for dead; RunJobFlow answers within seconds.
 FOUNDING_SECONDS = 120
-# What is over is kept so long, for those who still ask; then DynamoDB's time to live removes it.
+# An item is kept so long after it was last written, for those who still ask; then DynamoDB's time
+# to live removes it. Leases are renewed far more often.
 _KEPT_SECONDS = 30 * 86_400
 _BUDGET = 300.0
 # DescribeCluster is repeated this long, in seconds, while EMR throttles.
@@ -37,7 +38,9 @@ _READ_BUDGET = 300.0
 # A transaction that touches the same item: the write took no effect.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis.html
 _CONFLICT_CODES = frozenset({"TransactionConflictException", "TransactionInProgressException"})
-_CONFLICT_REASONS = frozenset({"TransactionConflict", "ThrottlingError"})
+_CONFLICT_REASONS = frozenset(
+    {"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"}
+)
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,13 @@ class Hold:
     """What a cluster's item says of one user.
 
     :param expires: Unix time, in seconds.
+    :param steps: ids of the steps that it has submitted.
     """
 
     use: str
     expires: float
     seconds: float
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,22 +208,41 @@ class LeaseTable:
         """Put off a lease's expiry; False where it has been given back, or the cluster closes."""
         return self._write(
             lease.cluster_id,
-            "SET #users.#user = :hold",
+            "SET #users.#user.#expires = :expires, #users.#user.#seconds = :seconds"
+            ", #tidy_after = :later",
             "#state = :open AND #users.#user.#use = :use",
             names={"user": lease.user},
             values={
-                "hold": _stored_hold(lease),
+                "expires": _number(time.time() + lease.seconds),
+                "seconds": _number(lease.seconds),
+                "later": _later(),
                 "open": {"S": OPEN},
                 "use": {"S": lease.use},
             },
         )
 
-    def release(self, lease: Lease) -> SharedCluster | None:
+    def note_steps(self, lease: Lease, step_ids: Sequence[str]) -> bool:
+        """Note what a user has submitted; False where its lease has been given back."""
+        return self._write(
+            lease.cluster_id,
+            "SET #users.#user.#steps ="
+            " list_append(if_not_exists(#users.#user.#steps, :none), :ids)",
+            "#users.#user.#use = :use",
+            names={"user": lease.user},
+            values={
+                "none": {"L": []},
+                "ids": {"L": [{"S": step_id} for step_id in step_ids]},
+                "use": {"S": lease.use},
+            },
+        )
+
+    def release(self, lease: Lease, *, spare: bool = False) -> SharedCluster | None:
         """Take a user from a cluster, by the same write closing it where no live user is left.
 
         A lease that is not in force changes nothing, but an open cluster without a live user is
         closed all the same.
 
+        :param spare: whether users whose lease has expired keep the cluster open too.
         :returns: the cluster as it is then, None where nobody shares it.
         :raises LeaseError: where others were faster until the budget was used up.
         """
@@ -230,7 +254,7 @@ class LeaseTable:
             users = dict(read.stored_users)
             if read.holds(lease):
                 del users[lease.user]
-            in_use = any(user in users for user in read.live_users())
+            in_use = any(user in users for user in (read.users if spare else read.live_users()))
             if in_use and len(users) == len(read.users):
                 return read
             state = OPEN if in_use else CLOSING
@@ -304,14 +328,16 @@ class LeaseTable:
     def register(self, pool_id: str, deployment: str, lease: Lease) -> None:
         """Put a founded cluster into its pool, with its founder as user, by one transaction.
 
+        The lease on a cluster that is there already is renewed.
+
         :raises LeaseError: where its item is there by now and the lease is not in force.
         """
         while not self._register(pool_id, deployment, lease):
+            if self.renew(lease):
+                return
             shared = self.cluster(lease.cluster_id)
             if shared is None:
                 continue
-            if shared.holds(lease):
-                return
             raise LeaseError(
                 f"Cluster {lease.cluster_id} was founded for {lease.user} and is {shared.state} "
                 "without its lease: the retry takes or founds another."
@@ -326,6 +352,7 @@ class LeaseTable:
             "founded_at": _number(time.time()),
             "state": {"S": OPEN},
             "users": {"M": {lease.user: _stored_hold(lease)}},
+            "tidy_after": _later(),
         }
         founding = self.pool(pool_id)
         # A founder that was taken for dead leaves its successor's claim alone.
@@ -368,15 +395,14 @@ class LeaseTable:
         """Write all users anew, provided that they are as they were read."""
         return self._write(
             read.cluster_id,
-            "SET #users = :users, #state = :state"
-            + (", #tidy_after = :later" if state == CLOSING else ""),
+            "SET #users = :users, #state = :state, #tidy_after = :later",
             "#state = :open AND #users = :read",
             values={
                 "users": {"M": dict(users)},
                 "read": {"M": dict(read.stored_users)},
                 "state": {"S": state},
                 "open": {"S": OPEN},
-                **({"later": _later()} if state == CLOSING else {}),
+                "later": _later(),
             },
         )
 
@@ -433,9 +459,9 @@ def end_or_release(emr: Any, leases: LeaseTable | None, lease: Lease) -> bool:
     :param leases: None where no cluster is shared.
     :returns: whether the cluster was told to end.
     """
-    shared = leases.release(lease) if leases else None
+    shared = _release(emr, leases, lease) if leases else None
     if shared is not None and not shared.is_closing:
-        log.info("Cluster %s goes on for %s others", lease.cluster_id, len(shared.live_users()))
+        log.info("Cluster %s goes on for %s others", lease.cluster_id, len(shared.users))
         return False
     terminate_cluster(emr, lease.cluster_id)
     if leases and shared is not None:
@@ -444,6 +470,51 @@ def end_or_release(emr: Any, leases: LeaseTable | None, lease: Lease) -> bool:
         except Exception as error:
             log.warning("Cluster %s stays listed in its pool: %s", lease.cluster_id, error)
     return True
+
+
+def _release(emr: Any, leases: LeaseTable, lease: Lease) -> SharedCluster | None:
+    """Give back a lease; where others share the cluster, end the steps that would outlive it.
+
+    An expired lease keeps a cluster on which somebody's steps go on: its run goes on, and only
+    nobody was there to renew it.
+    """
+    read = leases.cluster(lease.cluster_id)
+    if read is None or read.is_closing or not read.users.keys() - {lease.user}:
+        return leases.release(lease)
+    active = _active_steps(emr, lease.cluster_id)
+    own = active & {*read.users[lease.user].steps} if read.holds(lease) else set()
+    if own:
+        cancel_left_steps(emr, lease.cluster_id, own)
+    return leases.release(lease, spare=bool(active - own))
+
+
+def cancel_left_steps(emr: Any, cluster_id: str, step_ids: Iterable[str]) -> None:
+    """Cancel what a run leaves behind on a cluster that goes on; what EMR refuses is logged.
+
+    :raises botocore.exceptions.ClientError: where EMR throttles or fails.
+    """
+    try:
+        refused = cancel_steps(emr, cluster_id, sorted(step_ids))
+    except Exception as error:
+        if is_passing(error):
+            raise
+        log.warning("Steps of cluster %s go on without their run: %s", cluster_id, error)
+        return
+    for step_id, reason in refused.items():
+        log.warning("EMR did not cancel step %s: %s", step_id, reason)
+
+
+def _active_steps(emr: Any, cluster_id: str) -> set[str]:
+    """Return the steps that wait or run; a cluster that EMR does not know has none."""
+    pages = emr.get_paginator("list_steps").paginate(
+        ClusterId=cluster_id, StepStates=sorted(STEP_ACTIVE)
+    )
+    try:
+        return {step["Id"] for page in pages for step in page["Steps"]}
+    except Exception as error:
+        if is_unknown_id(error):
+            return set()
+        raise
 
 
 def is_of_a_pool(emr: Any, cluster_id: str) -> bool:
@@ -478,11 +549,12 @@ def _reasons(error: BaseException) -> Iterable[str]:
     return [reason.get("Code", "") for reason in response.get("CancellationReasons", [])]
 
 
-def _hold(stored: Mapping[str, Mapping[str, str]]) -> Hold:
+def _hold(stored: Mapping[str, Mapping[str, Any]]) -> Hold:
     return Hold(
         use=stored["use"]["S"],
         expires=float(stored["expires"]["N"]),
         seconds=float(stored["seconds"]["N"]),
+        steps=tuple(step["S"] for step in stored.get("steps", {"L": ()})["L"]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,14 @@ from aws_jobs.cluster_lease import Lease, LeaseTable, is_of_a_pool
 from aws_jobs.links.emr import EMR_LINKS, emr_links
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from airflow.sdk import BaseOperatorLink, Context
 
     from aws_jobs.cluster_lease import SharedCluster
+
+# A note that is of use only where all else fails is not tried for longer than this, in seconds.
+_NOTE_BUDGET = 10.0
 
 
 class EmrTaskMixin(AwsTaskMixin):
@@ -64,6 +68,15 @@ class EmrTaskMixin(AwsTaskMixin):
             self.log.info("Others share cluster %s; this run has no lease on it", cluster_id)
         elif not self.leases.renew(self.lease):
             self.log.warning("Cluster %s is closing: this run's lease on it is over", cluster_id)
+
+    def note_steps(self, step_ids: Sequence[str]) -> None:
+        """Note on a shared cluster what this run has submitted, so that it ends with the run."""
+        if self.lease is None or self.leases is None:
+            return
+        try:
+            replace(self.leases, budget=_NOTE_BUDGET).note_steps(self.lease, step_ids)
+        except Exception as error:
+            self.log.warning("Steps %s are not in the lease: %s", ", ".join(step_ids), error)
 
     def trigger_arguments(self, *, deadline: float, end_on_kill: bool) -> dict[str, Any]:
         """Return the arguments that all EMR triggers take."""

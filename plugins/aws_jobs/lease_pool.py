@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # DescribeCluster and ListSteps are repeated this long, in seconds, while EMR throttles.
 _READ_BUDGET = 300.0
+# A cluster that EMR does not know so many seconds after it was founded is gone.
+_KNOWN_AFTER = 900.0
 # Others change a cluster's item at the same time: as often it is read again.
 _ROUNDS = 20
 _RELEASED = "RELEASED"
@@ -124,9 +126,11 @@ class ClusterPool:
 
         It is looked at after the join: from then on nobody of this deployment ends it.
         """
-        if state := _ending_state(emr, cluster_id):
-            leases.close(cluster_id)
-            return f"it is {state}"
+        state = _state(emr, cluster_id)
+        if state is None or state in CLUSTER_ENDING:
+            if state or _should_be_known(leases, cluster_id):
+                leases.close(cluster_id)
+            return f"it is {state or 'unknown to EMR'}"
         states = call_patiently(lambda: _step_states(emr, cluster_id), budget=_READ_BUDGET)
         if len(states) >= self.reuse.most_steps:
             return f"it has had {len(states)} steps"
@@ -148,18 +152,23 @@ class ClusterPool:
         }
 
 
-def _ending_state(emr: Any, cluster_id: str) -> str | None:
-    """Return the state of a cluster that is ending or unknown, None for one that goes on."""
+def _state(emr: Any, cluster_id: str) -> str | None:
+    """Return the state of a cluster, None for one that EMR does not know."""
     try:
         answer = call_patiently(
             lambda: emr.describe_cluster(ClusterId=cluster_id), budget=_READ_BUDGET
         )
     except Exception as error:
         if is_unknown_id(error):
-            return "unknown to EMR"
+            return None
         raise
-    state = str(answer["Cluster"]["Status"]["State"])
-    return state if state in CLUSTER_ENDING else None
+    return str(answer["Cluster"]["Status"]["State"])
+
+
+def _should_be_known(leases: LeaseTable, cluster_id: str) -> bool:
+    """Whether a cluster was founded so long ago that EMR must know it: its answers lag."""
+    shared = leases.cluster(cluster_id)
+    return shared is not None and time.time() - shared.founded_at > _KNOWN_AFTER
 
 
 def _step_states(emr: Any, cluster_id: str) -> list[str]:

@@ -23,18 +23,20 @@ from botocore.exceptions import ClientError
 
 from aws_jobs import cluster_lease
 from aws_jobs.aws_clients import aws_client
-from aws_jobs.cluster_lease import LeaseTable, SharedCluster, lease_user, user_owner
+from aws_jobs.cluster_lease import LeaseError, LeaseTable, SharedCluster, lease_user, user_owner
 from aws_jobs.exceptions import (
     ExternalJobError,
     InvalidRequestError,
     SettingsError,
     TaskKilled,
 )
+from aws_jobs.job_flow import STEP_ACTIVE
 from aws_jobs.lease_pool import ClusterReuse
 from aws_jobs.lease_renewal import renewing
 from aws_jobs.operators.emr import (
     EmrCreateClusterOperator,
     EmrStepOperator,
+    EmrSubmitStepsOperator,
     EmrTerminateClusterOperator,
 )
 from aws_jobs.sensors.emr import EmrClusterSensor
@@ -379,6 +381,34 @@ def test_a_cluster_that_somebody_ends_is_not_joined_and_closed(
     assert Run(pool).create() != cluster_id
     assert held(table, cluster_id).is_closing
     assert cluster_id not in table.pool(held(table, cluster_id).pool_id).cluster_ids
+
+
+@pytest.mark.parametrize(("age", "closes"), [(60, False), (1800, True)])
+def test_a_cluster_that_emr_does_not_know_yet_is_left_to_its_founder(
+    aws: LocalAws,
+    pool: str,
+    table: LeaseTable,
+    live: Callable[[], list[str]],
+    age: int,
+    closes: bool,
+) -> None:
+    founder, joiner = Run(pool), Run(pool)
+    cluster_id = founder.create()
+    change(table, cluster_id, "founded_at", {"N": str(int(time.time()) - age)})
+    operator = joiner.operator()
+    unknown = {"Error": {"Code": "InvalidRequestException", "Message": "Cluster id is not valid."}}
+
+    class LateEmr:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(aws.client("emr"), name)
+
+        def describe_cluster(self, **request: Any) -> Any:
+            raise ClientError(unknown, "DescribeCluster")
+
+    operator.__dict__["emr"] = LateEmr()
+    assert start(operator, joiner.create_ti) != cluster_id
+
+    assert (cluster_id in live(), held(table, cluster_id).is_closing) == (not closes, closes)
 
 
 def test_many_joiners_at_once_get_no_more_than_the_places(pool: str, table: LeaseTable) -> None:
@@ -792,12 +822,32 @@ def test_a_reconnecting_retry_keeps_its_lease_and_its_use(pool: str, table: Leas
     cluster_id = founder.create()
     waiting = joiner.begin_create()
     use = held(table, cluster_id).users[joiner.user].use
+    expire(table, cluster_id, joiner.user)
 
     joiner.create_ti.retry()
     again = joiner.begin_create()
 
     assert again.trigger.cluster_id == waiting.trigger.cluster_id
     assert held(table, cluster_id).users[joiner.user].use == use
+    assert joiner.user in held(table, cluster_id).live_users()
+
+
+def test_a_cluster_that_was_closed_while_a_run_waited_for_it_is_not_handed_over(
+    pool: str, table: LeaseTable, live: Callable[[], list[str]]
+) -> None:
+    first, late = Run(pool), Run(pool)
+    cluster_id = first.create()
+    waiting = late.begin_create()
+    ready = wait(waiting)
+    expire(table, cluster_id, late.user)
+    first.end(cluster_id)
+
+    with pytest.raises(LeaseError):
+        resume(late.operator(), late.create_ti, waiting, ready)
+    late.create_ti.retry()
+    late.arguments["wait_until_ready"] = False
+
+    assert late.create() in live()
 
 
 # How long a lease holds
@@ -824,6 +874,47 @@ def test_an_expired_lease_does_not_keep_a_cluster(
     assert live() == []
     # Whose lease expired finds the cluster closed, and its own end of it does no harm.
     lost.end(cluster_id)
+
+
+def test_an_expired_lease_keeps_a_cluster_on_which_its_steps_go_on(
+    pool: str, table: LeaseTable, live: Callable[[], list[str]]
+) -> None:
+    """Its run goes on: only no triggerer was there to renew it."""
+    cut_off, last = Run(pool), Run(pool)
+    cluster_id = cut_off.create()
+    last.create()
+    cut_off.step(cluster_id, "sleep 60")
+    expire(table, cluster_id, cut_off.user)
+
+    assert last.end(cluster_id) is None
+
+    assert live() == [cluster_id]
+    assert list(held(table, cluster_id).users) == [cut_off.user]
+    cut_off.end(cluster_id)
+    assert live() == []
+
+
+def test_steps_end_with_the_run_that_submitted_them(
+    aws: LocalAws, pool: str, table: LeaseTable
+) -> None:
+    """Sensors cancel none, nor does a worker that is lost."""
+    ends, goes_on = Run(pool), Run(pool)
+    cluster_id = ends.create()
+    goes_on.create()
+    steps = [bash_step("sleep 60"), bash_step("sleep 60")]
+    submit = EmrSubmitStepsOperator(task_id="step", cluster_id=cluster_id, steps=steps)
+    submitted = start(submit, ends.step_ti)
+    others = goes_on.step(cluster_id, "sleep 60").trigger.step_id
+    lease = held(table, cluster_id).lease_of_run("dag", ends.run_id)
+    assert lease is not None
+    assert table.renew(lease)
+
+    ends.end(cluster_id)
+
+    listed = aws.client("emr").list_steps(ClusterId=cluster_id)["Steps"]
+    going_on = {each["Id"] for each in listed if each["Status"]["State"] in STEP_ACTIVE}
+    assert len(listed) == len(submitted) + 1
+    assert going_on == {others}
 
 
 def test_a_step_renews_the_lease_when_it_is_submitted(pool: str, table: LeaseTable) -> None:

@@ -152,10 +152,29 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         self.show_links(cluster_id)
         if event["outcome"] == "ready":
             self.log.info("Cluster %s is %s", cluster_id, event["state"])
+            self._require_lease()
             return self._hand_over(context, cluster_id)
         finding = self.judge_cluster(cluster_id, event["outcome"])
         self._try_to_end(has_ended=event["outcome"] == "ended")
         self.explain(finding)
+
+    def _require_lease(self) -> None:
+        """Renew the lease on a shared cluster; where the table does not answer, go on.
+
+        :raises LeaseError: where it is over, so that the retry takes another cluster.
+        """
+        if self.lease is None or self.leases is None:
+            return
+        try:
+            renewed = self.leases.renew(self.lease)
+        except Exception as error:
+            self.log.warning("The lease on %s was not renewed: %s", self.lease.cluster_id, error)
+            return
+        if not renewed:
+            raise LeaseError(
+                f"The lease on cluster {self.lease.cluster_id} is over: it was closed while this "
+                "task waited. The retry takes another."
+            )
 
     def _take_cluster(self, context: Context, deadline: float) -> str:
         cluster_id = self._start(context, deadline)
@@ -488,6 +507,7 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
         except Exception as error:
             self._explain_refusal(cluster_id, error)
             raise
+        self.note_steps(self.started)
         (step_id,) = self.started
         self.log.info("Step %s of cluster %s, run key %s", step_id, cluster_id, submission.digest)
         self.show_links(cluster_id, step_id)
@@ -567,6 +587,7 @@ class EmrSubmitStepsOperator(EmrFailuresMixin, BaseOperator):
         with self.ending_if_killed(context):
             self.keep_lease(context, cluster_id)
             self.submit(context, StepsJob(self.emr, cluster_id, steps))
+            self.note_steps(self.started)
             finish(context, self.interruption)
         self.log.info("Steps %s of cluster %s", ", ".join(self.started), cluster_id)
         self.show_links(cluster_id)
