@@ -20,14 +20,19 @@ from aws_jobs.job_flow import (
     cancel_steps,
     terminate_cluster,
 )
-from aws_jobs.lease_renewal import lease_table, renewing, split_arguments
+from aws_jobs.lease_renewal import (
+    forget_client,
+    in_lease_thread,
+    lease_table,
+    renewing,
+    split_arguments,
+)
 from aws_jobs.polling import Watch, settle, sweeps
 from aws_jobs.triggers.shared import SharedTrigger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable
 
-    from aws_jobs.cluster_lease import Pool
     from aws_jobs.polling import Sweep, Watchlist
 
 
@@ -179,7 +184,8 @@ class EmrStepTrigger(EmrTrigger):
 class EmrPoolTrigger(BaseTrigger):
     """Wait until nobody is founding a cluster for a pool: then there is one to join, or to found.
 
-    Outcomes: ``free``, ``timeout``, ``refused`` with DynamoDB's message.
+    Outcomes: ``free``, ``timeout``, ``refused`` with DynamoDB's message, which a new client has had
+    as well.
 
     :param table: the table of leases.
     :param deadline: Unix time at which waiting ends.
@@ -203,6 +209,7 @@ class EmrPoolTrigger(BaseTrigger):
         self.interval = interval
         self.aws_conn_id = aws_conn_id
         self.region = region
+        self._was_refused = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what another triggerer needs to go on."""
@@ -235,11 +242,15 @@ class EmrPoolTrigger(BaseTrigger):
             pause = min(self.interval, pause * 1.5)
 
     async def _look(self) -> dict[str, Any] | None:
+        client_of = self.table, self.aws_conn_id, self.region
         try:
-            pool = await asyncio.to_thread(self._pool)
+            pool = await in_lease_thread(lambda: lease_table(*client_of).pool(self.pool_id))
         except Exception as error:
-            return None if is_passing(error) else {"outcome": "refused", "message": str(error)}
+            if is_passing(error):
+                return None
+            if self._was_refused:
+                return {"outcome": "refused", "message": str(error)}
+            self._was_refused = True
+            forget_client(*client_of)
+            return None
         return None if pool.is_being_founded else {"outcome": "free"}
-
-    def _pool(self) -> Pool:
-        return lease_table(self.table, self.aws_conn_id, self.region).pool(self.pool_id)
