@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPEN, CLOSING = "open", "closing"
-# A founder that has not founded by then is taken for dead; RunJobFlow answers within seconds.
+# A founder that has not founded by then, nor tried to, is taken for dead: RunJobFlow answers within
+# seconds, and is repeated more often.
 FOUNDING_SECONDS = 120
 # An item is kept so long after it was last written, for those who still ask; then DynamoDB's time
 # to live removes it. Leases are renewed far more often.
@@ -100,6 +101,11 @@ class SharedCluster:
     def is_closing(self) -> bool:
         """Whether nobody may join any more, and whoever sees it may end the cluster."""
         return self.state != OPEN
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was founded."""
+        return time.time() - self.founded_at
 
     def live_users(self) -> list[str]:
         """Return the users whose lease has not expired."""
@@ -314,6 +320,15 @@ class LeaseTable:
             f"{unchanged} AND (attribute_not_exists(#founding) OR #founding.#expires <= :now"
             " OR #founding.#user = :user)",
             values=values,
+        )
+
+    def keep_founding(self, pool_id: str, user: str) -> bool:
+        """Put off the time at which a founder is taken for dead; False where it has been."""
+        return self._write(
+            pool_id,
+            "SET #founding.#expires = :expires",
+            "#founding.#user = :user",
+            values={"expires": _number(time.time() + FOUNDING_SECONDS), "user": {"S": user}},
         )
 
     def give_up_founding(self, pool_id: str, user: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import secrets
 import time
@@ -20,9 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from aws_jobs.cluster_lease import LeaseTable, Pool, SharedCluster
+    from aws_jobs.identity import RunKey
 
+log = logging.getLogger(__name__)
+
+# https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-steps.html
+_EMR_STEPS = 256
+# It is renewed at a third of its time, over the network.
+_LEAST_LEASE = timedelta(seconds=10)
 # DescribeCluster and ListSteps are repeated this long, in seconds, while EMR throttles.
 _READ_BUDGET = 300.0
+# A note that is of use only where EMR throttles is not tried for longer than this, in seconds.
+_NOTE_BUDGET = 10.0
 # A cluster that EMR does not know so many seconds after it was founded is gone.
 _KNOWN_AFTER = 900.0
 # Others change a cluster's item at the same time: as often it is read again.
@@ -38,8 +48,8 @@ class ClusterReuse:
     :param most_users: runs that use a cluster at once; None for the job flow's
         ``StepConcurrencyLevel``, which it may not exceed.
     :param most_steps: a cluster that has had so many steps is not joined; EMR takes 256.
-        https://docs.aws.amazon.com/emr/latest/ManagementGuide/emr-steps.html
-    :param oldest: a cluster of that age is not joined.
+    :param oldest: a cluster of that age is not joined; shorter than the create task's ``lifetime``,
+        which leaves the difference to a run that joins last.
     :param lease: how long a run keeps its cluster while none of its tasks waits for it.
     """
 
@@ -54,8 +64,9 @@ class ClusterReuse:
 class ClusterPool:
     """The clusters that a run may share.
 
-    :param pool_id: ``<deployment>/<pool>/<digest of the job flow>``.
+    :param pool_id: ``<deployment>/<pool>/<digest of job flow and lifetime>``.
     :param concurrency: steps that a cluster runs at once.
+    :param lifetime: after which a cluster may be ended, whoever uses it.
     """
 
     pool_id: str
@@ -63,10 +74,16 @@ class ClusterPool:
     concurrency: int
     most_users: int
     reuse: ClusterReuse
+    lifetime: timedelta
 
     @classmethod
     def of(
-        cls, reuse: ClusterReuse, name: str, deployment_id: str, job_flow: Mapping[str, Any]
+        cls,
+        reuse: ClusterReuse,
+        name: str,
+        deployment_id: str,
+        job_flow: Mapping[str, Any],
+        lifetime: timedelta,
     ) -> ClusterPool:
         """Return the pool of a conformed job flow.
 
@@ -81,6 +98,15 @@ class ClusterPool:
                 f"reuse.most_users is {most_users} and StepConcurrencyLevel {concurrency}: a run "
                 "would wait for the steps of another"
             )
+        if not 1 <= reuse.most_steps <= _EMR_STEPS:
+            problems.append(f"reuse.most_steps is {reuse.most_steps}: it may be 1 to {_EMR_STEPS}")
+        if not timedelta(0) < reuse.oldest < lifetime:
+            problems.append(
+                f"reuse.oldest is {reuse.oldest}: it must be positive and shorter than lifetime, "
+                f"{lifetime}, or a cluster's time would be up while a run uses it"
+            )
+        if reuse.lease < _LEAST_LEASE:
+            problems.append(f"reuse.lease is {reuse.lease}: it must be {_LEAST_LEASE} or more")
         if job_flow.get("Steps"):
             problems.append("it has Steps, which would run for the first run only")
         if not job_flow["Instances"].get("KeepJobFlowAliveWhenNoSteps"):
@@ -88,8 +114,11 @@ class ClusterPool:
         if problems:
             raise InvalidRequestError("Clusters of this job flow cannot be shared", problems)
         alike = {key: value for key, value in job_flow.items() if key != "Name"}
+        # A cluster's time is its founder's: whoever joins must have meant the same.
+        alike["lifetime"] = lifetime.total_seconds()
         digest = hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:16]
-        return cls(f"{deployment_id}/{name}/{digest}", name, concurrency, most_users, reuse)
+        pool_id = f"{deployment_id}/{name}/{digest}"
+        return cls(pool_id, name, concurrency, most_users, reuse, lifetime)
 
     def new_lease(self, cluster_id: str, user: str) -> Lease:
         """Return a lease that nobody had before."""
@@ -100,7 +129,7 @@ class ClusterPool:
         found = []
         for cluster_id in read.cluster_ids:
             shared = leases.cluster(cluster_id)
-            if shared is None or shared.is_closing:
+            if shared is None or shared.is_closing or shared.age > self.lifetime.total_seconds():
                 leases.leave_out(self.pool_id, cluster_id)
             elif self._takes(shared, user):
                 found.append(shared)
@@ -143,7 +172,7 @@ class ClusterPool:
         """Whether a cluster takes one user more; of a run it takes one only."""
         if shared.is_closing:
             return False
-        if time.time() - shared.founded_at >= self.reuse.oldest.total_seconds():
+        if shared.age >= self.reuse.oldest.total_seconds():
             return False
         run = user_owner(user)[:2]
         users = shared.live_users()
@@ -168,7 +197,7 @@ def _state(emr: Any, cluster_id: str) -> str | None:
 def _should_be_known(leases: LeaseTable, cluster_id: str) -> bool:
     """Whether a cluster was founded so long ago that EMR must know it: its answers lag."""
     shared = leases.cluster(cluster_id)
-    return shared is not None and time.time() - shared.founded_at > _KNOWN_AFTER
+    return shared is not None and shared.age > _KNOWN_AFTER
 
 
 def _step_states(emr: Any, cluster_id: str) -> list[str]:
@@ -190,6 +219,15 @@ class LeasedClusterJob(ClusterJob):
     leases: LeaseTable = field(kw_only=True)
     user: str = field(kw_only=True)
     use: str = field(kw_only=True)
+
+    def submit_job(self, run_key: RunKey) -> list[str]:
+        """Call RunJobFlow; as long as EMR throttles it, the others go on waiting for this one."""
+        if self.scope:
+            try:
+                replace(self.leases, budget=_NOTE_BUDGET).keep_founding(self.scope, self.user)
+            except Exception as error:
+                log.warning("Another run may found a cluster of this pool too: %s", error)
+        return super().submit_job(run_key)
 
     def get_job_status(self, external_ids: Sequence[str]) -> str | None:
         """Return the cluster's state, or that the user's lease on it is over."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -40,10 +41,19 @@ from aws_jobs.operators.emr import (
     EmrTerminateClusterOperator,
 )
 from aws_jobs.sensors.emr import EmrClusterSensor
-from aws_jobs.triggers.emr import EmrClusterTrigger
+from aws_jobs.triggers.emr import EmrClusterTrigger, EmrPoolTrigger
 from localaws.process import LocalAws
 from tests.plugins.conftest import SETTINGS, live_clusters
-from tests.plugins.harness import TaskInstance, bash_step, job_flow, resume, run, start, wait
+from tests.plugins.harness import (
+    TaskInstance,
+    bash_step,
+    first_event,
+    job_flow,
+    resume,
+    run,
+    start,
+    wait,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = "local-cluster-leases"
@@ -217,8 +227,9 @@ def test_each_acquisition_has_a_use_of_its_own_which_the_step_hands_over(
     [
         {"pool": "another"},
         {"flow": {"EbsRootVolumeSize": 55}},
+        {"lifetime": timedelta(hours=12)},
     ],
-    ids=["pool", "job flow"],
+    ids=["pool", "job flow", "lifetime"],
 )
 def test_only_what_is_alike_is_shared(
     pool: str, other: dict[str, Any], live: Callable[[], list[str]]
@@ -315,10 +326,11 @@ def test_a_pool_without_a_table_is_refused(aws: LocalAws, monkeypatch: pytest.Mo
 
 
 def test_what_cannot_be_shared_is_refused_before_it_costs_money(aws: LocalAws, pool: str) -> None:
+    limits = {"most_users": 4, "most_steps": 257, "oldest": timedelta(hours=24)}
     with pytest.raises(InvalidRequestError) as refused:
-        Run(pool, most_users=4, flow={"Steps": [bash_step("true")]}).create()
+        Run(pool, **limits, lease=timedelta(0), flow={"Steps": [bash_step("true")]}).create()
 
-    assert len(refused.value.problems) == 2
+    assert len(refused.value.problems) == 5
     assert aws.count("emr", "RunJobFlow") == 0
     assert "dynamodb" not in aws.calls()
 
@@ -348,6 +360,15 @@ def test_an_old_cluster_is_not_joined(pool: str, table: LeaseTable) -> None:
 
     assert Run(pool, oldest=timedelta(hours=3)).create() == cluster_id
     assert Run(pool, oldest=timedelta(hours=2)).create() != cluster_id
+
+
+def test_a_cluster_whose_time_is_up_leaves_its_pool(pool: str, table: LeaseTable) -> None:
+    cluster_id = Run(pool).create()
+    change(table, cluster_id, "founded_at", {"N": str(int(time.time()) - 86_401)})
+
+    successor = Run(pool).create()
+
+    assert table.pool(held(table, cluster_id).pool_id).cluster_ids == (successor,)
 
 
 def test_a_cluster_that_has_had_many_steps_is_not_joined(
@@ -419,7 +440,9 @@ def test_many_joiners_at_once_get_no_more_than_the_places(pool: str, table: Leas
     def join(joiner: Run) -> bool:
         from aws_jobs.lease_pool import ClusterPool
 
-        shared = ClusterPool(held(table, cluster_id).pool_id, pool, 3, 3, ClusterReuse(pool))
+        shared = ClusterPool(
+            held(table, cluster_id).pool_id, pool, 3, 3, ClusterReuse(pool), timedelta(hours=24)
+        )
         begin.wait()
         lease = shared.new_lease(cluster_id, joiner.user)
         return shared.join(table, held(table, cluster_id), lease)
@@ -599,8 +622,8 @@ def test_a_founder_that_was_taken_for_dead_leaves_its_heir_s_claim(
     assert table.pool(pool_id).cluster_ids == (cluster_id,)
 
 
-def _claim_of(user: str) -> Any:
-    return {"M": {"user": {"S": user}, "expires": {"N": str(int(time.time()) + 60)}}}
+def _claim_of(user: str, seconds: int = 60) -> Any:
+    return {"M": {"user": {"S": user}, "expires": {"N": str(int(time.time()) + seconds)}}}
 
 
 def _pool_id(table: LeaseTable, pool: str) -> str:
@@ -622,6 +645,23 @@ def test_a_founder_does_not_wait_for_itself(aws: LocalAws, pool: str, table: Lea
     founder.create_ti.retry()
 
     assert founder.create() != cluster_id
+
+
+def test_a_founder_that_is_throttled_is_not_taken_for_dead(pool: str, table: LeaseTable) -> None:
+    """Each try of RunJobFlow tells that it is there."""
+    founder = Run(pool)
+    operator = dying(founder.operator())
+
+    def much_later(key: str, value: Any) -> None:
+        change(table, _pool_id(table, pool), "founding", _claim_of(founder.user, seconds=-1))
+
+    founder.create_ti.store.on_set = much_later
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aws_jobs.job_flow.ClusterJob.submit_job", die)
+        with pytest.raises(Died):
+            start(operator, founder.create_ti)
+
+    assert table.pool(_pool_id(table, pool)).is_being_founded
 
 
 def test_a_founder_whose_request_is_refused_lets_the_next_one_try(
@@ -927,6 +967,12 @@ def test_a_step_renews_the_lease_when_it_is_submitted(pool: str, table: LeaseTab
     assert held(table, cluster_id).live_users() == [first.user]
 
 
+@pytest.fixture
+def _short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aws_jobs.lease_pool._LEAST_LEASE", timedelta(seconds=2))
+
+
+@pytest.mark.usefixtures("_short_leases")
 def test_a_lease_is_renewed_while_its_run_waits(pool: str, table: LeaseTable) -> None:
     first = Run(pool, lease=timedelta(seconds=2))
     cluster_id = first.create()
@@ -939,6 +985,7 @@ def test_a_lease_is_renewed_while_its_run_waits(pool: str, table: LeaseTable) ->
     assert held(table, cluster_id).users[first.user].expires >= began + 4
 
 
+@pytest.mark.usefixtures("_short_leases")
 def test_a_renewal_that_fails_is_made_again(aws: LocalAws, pool: str, table: LeaseTable) -> None:
     first = Run(pool, lease=timedelta(seconds=2))
     cluster_id = first.create()
@@ -955,6 +1002,42 @@ def test_a_renewal_that_fails_is_made_again(aws: LocalAws, pool: str, table: Lea
     asyncio.run(asyncio.wait_for(renewed(), 30))
 
     assert aws.calls()["dynamodb"]["UpdateItem"]["400"] == 2
+
+
+def test_leases_of_a_table_that_hangs_take_no_thread_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+    hanging = SimpleNamespace(renew=lambda lease: answered.wait(30))
+    monkeypatch.setattr("aws_jobs.lease_renewal.lease_table", lambda *connection: hanging)
+    lease = {"table": TABLE, "cluster_id": "j-1", "user": "u", "use": "u"}
+
+    async def wait_for_aws() -> None:
+        async with AsyncExitStack() as waiting:
+            for _ in range(50):
+                await waiting.enter_async_context(renewing(lease, None, None))
+            await asyncio.sleep(0.1)
+            await asyncio.wait_for(asyncio.to_thread(time.time), 5)
+            answered.set()
+
+    asyncio.run(wait_for_aws())
+
+
+@pytest.mark.parametrize(("refusals", "outcome"), [(1, "free"), (2, "refused")])
+def test_who_waits_for_a_founder_asks_again_with_a_new_client(
+    aws: LocalAws, refusals: int, outcome: str
+) -> None:
+    aws.set_faults([{**DENIED, "count": refusals}])
+    trigger = EmrPoolTrigger(
+        table=TABLE,
+        pool_id="pool",
+        deadline=time.time() + 30,
+        interval=1.0,
+        aws_conn_id=None,
+        region=None,
+    )
+
+    assert asyncio.run(first_event(trigger))["outcome"] == outcome
 
 
 def test_nobody_renews_what_was_given_back(pool: str, table: LeaseTable) -> None:

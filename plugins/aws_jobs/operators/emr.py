@@ -206,7 +206,8 @@ class EmrCreateClusterOperator(EmrFailuresMixin, BaseOperator):
         name = self.pool_name.strip()
         if self.reuse is None or not name:
             return None
-        return ClusterPool.of(self.reuse, name, self.settings.deployment_id, job_flow)
+        deployment_id = self.settings.deployment_id
+        return ClusterPool.of(self.reuse, name, deployment_id, job_flow, self.lifetime)
 
     def _leased_job(
         self, context: Context, job_flow: dict[str, Any], pool: ClusterPool | None
