@@ -540,22 +540,45 @@ def test_what_could_not_be_ended_does_not_keep_the_rest(
     assert re.match(r"cluster j-\w+ could not be ended: .*AccessDenied", problem)
 
 
-@pytest.mark.parametrize("fault", ["denied", "a tag without a value"])
 def test_one_cluster_hides_none_of_the_others(
-    batch: LocalAws, new_owners: Callable[[], Owners], fault: str
+    batch: LocalAws, new_owners: Callable[[], Owners]
 ) -> None:
     overdue = {start_cluster(batch, key(), ends_by=LONG_AGO) for _ in range(3)}
-    if fault == "denied":
-        batch.set_faults([denied("DescribeCluster", count=1)])
-    else:
-        client(batch, "emr").add_tags(ResourceId=min(overdue), Tags=[{"Key": "team"}])
+    batch.set_faults([denied("DescribeCluster", count=1)])
 
     look = reaper_of(batch, new_owners).look()
 
     found = {each.job.external_id for each in look.overdue}
-    assert (len(found), len(look.problems)) == ((2, 1) if fault == "denied" else (3, 0))
+    assert (len(found), len(look.problems)) == (2, 1)
     reaper_of(batch, new_owners).end(ids(look))
     assert alive(batch) == overdue - found
+
+
+def test_a_tag_may_have_no_value() -> None:
+    cluster = {
+        "Name": "daily",
+        "Status": {"State": "WAITING"},
+        "Tags": [{"Key": "team"}, {"Key": TAG_ENDS_BY, "Value": LONG_AGO}],
+    }
+
+    class Emr:
+        def describe_cluster(self, ClusterId: str) -> dict[str, Any]:
+            return {"Cluster": cluster}
+
+    (found,) = Clusters.of(Emr(), 1.0).describe(["j-1"])
+
+    assert found.tags == {"team": "", TAG_ENDS_BY: LONG_AGO}
+
+
+def test_what_is_needed_and_says_not_when_its_time_is_up_is_for_a_person_to_look_at(
+    batch: LocalAws, new_owners: Callable[[], Owners], airflow: AirflowOfRuns
+) -> None:
+    cluster_id = start_cluster(batch, key(), ends_by="tomorrow")
+
+    (finding,) = reaper_of(batch, new_owners).look().left
+
+    assert "does not say when its time is up" in str(finding)
+    assert alive(batch) == {cluster_id}
 
 
 def test_one_queue_hides_none_of_the_others(batch: LocalAws, both: set[str]) -> None:
