@@ -69,6 +69,10 @@ class EmrTaskMixin(AwsTaskMixin):
         elif not self.leases.renew(self.lease):
             self.log.warning("Cluster %s is closing: this run's lease on it is over", cluster_id)
 
+    def scope_of_steps(self, cluster_id: str) -> str:
+        """Return where this run's steps live: on a cluster, or in its use of a shared one."""
+        return self.lease.cluster_use if self.lease else cluster_id
+
     def note_steps(self, step_ids: Sequence[str]) -> None:
         """Note on a shared cluster what this run has submitted, so that it ends with the run."""
         if self.lease is None or self.leases is None:

@@ -160,12 +160,18 @@ class ClusterJob:
 class StepsJob:
     """Steps of a cluster, submitted by one call, as one external job.
 
-    :param scope: the cluster's id.
+    :param scope: the cluster's id; of a shared one ``<id>-<use>``, so that a run that has taken the
+        same cluster anew submits anew.
     """
 
     emr: Any
     scope: str
     steps: Sequence[Mapping[str, Any]]
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster, however it is used: its id is ``j-`` and letters and digits."""
+        return "-".join(self.scope.split("-")[:2])
 
     def submit_job(self, run_key: RunKey) -> list[str]:
         """Call AddJobFlowSteps."""
@@ -173,13 +179,13 @@ class StepsJob:
             {**step, "Name": named(step["Name"], run_key, index=index)}
             for index, step in enumerate(self.steps)
         ]
-        return list(self.emr.add_job_flow_steps(JobFlowId=self.scope, Steps=steps)["StepIds"])
+        return list(self.emr.add_job_flow_steps(JobFlowId=self.cluster_id, Steps=steps)["StepIds"])
 
     def find_job(self, run_key: RunKey, since: datetime) -> list[str] | None:
         """Look for the run key in the names of the cluster's steps."""
         found: dict[int, str] = {}
         try:
-            for page in self.emr.get_paginator("list_steps").paginate(ClusterId=self.scope):
+            for page in self.emr.get_paginator("list_steps").paginate(ClusterId=self.cluster_id):
                 for step in page["Steps"]:
                     for index in range(len(self.steps)):
                         if step["Name"].endswith(mark(run_key, index=index)):
@@ -199,7 +205,7 @@ class StepsJob:
         for start in range(0, len(external_ids), STEP_IDS_PER_CALL):
             some = list(external_ids[start : start + STEP_IDS_PER_CALL])
             try:
-                answer = self.emr.list_steps(ClusterId=self.scope, StepIds=some)
+                answer = self.emr.list_steps(ClusterId=self.cluster_id, StepIds=some)
             except Exception as error:
                 if is_unknown_id(error):
                     return None
@@ -223,7 +229,7 @@ class StepsJob:
     def end_job(self, external_ids: Sequence[str]) -> None:
         """Cancel the steps; EMR refuses where the cluster or the step has ended already."""
         try:
-            cancel_steps(self.emr, self.scope, external_ids)
+            cancel_steps(self.emr, self.cluster_id, external_ids)
         except Exception as error:
             if error_code(error) not in _NOT_FOUND_CODES:
                 raise

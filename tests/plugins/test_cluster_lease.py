@@ -222,6 +222,27 @@ def test_each_acquisition_has_a_use_of_its_own_which_the_step_hands_over(
     assert all(use.startswith(f"{cluster_id}-") for use in uses)
 
 
+def test_a_step_of_another_use_is_not_gone_on_with(
+    pool: str, table: LeaseTable, live: Callable[[], list[str]]
+) -> None:
+    """It hands over the use that it writes to, also where only the create task is cleared."""
+    other, cleared = Run(pool), Run(pool)
+    cluster_id = other.create()
+    cleared.create()
+    before = cleared.step(cluster_id, "sleep 60").trigger.step_id
+    cleared.step_ti.retry()
+    assert cleared.step(cluster_id, "sleep 60").trigger.step_id == before
+
+    cleared.create_ti.clear()
+    cleared.step_ti.clear_of_another_task()
+    assert cleared.create() == cluster_id
+    cleared.step_ti.retry()
+
+    assert cleared.step(cluster_id, "sleep 60").trigger.step_id != before
+    use = held(table, cluster_id).users[cleared.user].use
+    assert cleared.step_ti.xcoms["cluster_use"] == f"{cluster_id}-{use}"
+
+
 @pytest.mark.parametrize(
     "other",
     [

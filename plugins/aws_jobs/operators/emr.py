@@ -504,7 +504,8 @@ class EmrStepOperator(EmrFailuresMixin, BaseOperator):
 
     def _submit(self, context: Context, cluster_id: str, steps: list[dict[str, Any]]) -> str:
         try:
-            submission = self.submit(context, StepsJob(self.emr, cluster_id, steps))
+            job = StepsJob(self.emr, self.scope_of_steps(cluster_id), steps)
+            submission = self.submit(context, job)
         except Exception as error:
             self._explain_refusal(cluster_id, error)
             raise
@@ -587,7 +588,7 @@ class EmrSubmitStepsOperator(EmrFailuresMixin, BaseOperator):
         steps = conform_steps(self.steps)
         with self.ending_if_killed(context):
             self.keep_lease(context, cluster_id)
-            self.submit(context, StepsJob(self.emr, cluster_id, steps))
+            self.submit(context, StepsJob(self.emr, self.scope_of_steps(cluster_id), steps))
             self.note_steps(self.started)
             finish(context, self.interruption)
         self.log.info("Steps %s of cluster %s", ", ".join(self.started), cluster_id)
