@@ -36,6 +36,8 @@ class Attempts:
     def make(self, what: str, call: Callable[[], T]) -> T | None:
         """Do something; None where it fails, or time is up.
 
+        What nobody foresaw is logged, with its place in the code.
+
         :param what: the problem that it is then.
         """
         if time.monotonic() - self._began > self.seconds:
@@ -44,14 +46,10 @@ class Attempts:
         try:
             return call()
         except Exception as error:
-            self.failed(what, error)
+            self._note(f"{what}: {error_line(error)}")
+            if not _is_foreseen(error):
+                log.error("%s", what, exc_info=error)
             return None
-
-    def failed(self, what: str, error: Exception) -> None:
-        """Take note of a failure, and log where in the code it was if nobody foresaw it."""
-        self._note(f"{what}: {error_line(error)}")
-        if not _is_foreseen(error):
-            log.error("%s", what, exc_info=error)
 
     def _note(self, problem: str) -> None:
         if problem not in self.problems:

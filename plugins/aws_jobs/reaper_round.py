@@ -144,14 +144,16 @@ class Judge:
         by_tags = judge_by_tags(job, utc_now())
         if by_tags is not None:
             return Finding(job, by_tags)
-        try:
-            finding = self._by_owner(job)
-        except ValueError as error:
-            return _left(job, f"whether it is needed cannot be told: {error_line(error)}")
-        except Exception as error:
-            self.attempts.failed("not everything could be judged", error)
+        finding = self.attempts.make("not everything could be judged", partial(self._asked, job))
+        if finding is None:
             return _left(job, "whether it is needed could not be told")
         return replace(finding, judgement=judge_lifetime(job, finding.judgement))
+
+    def _asked(self, job: LiveJob) -> Finding:
+        try:
+            return self._by_owner(job)
+        except ValueError as error:
+            return _left(job, f"whether it is needed cannot be told: {error_line(error)}")
 
     def _by_owner(self, job: LiveJob) -> Finding:
         if TAG_POOL in job.tags:

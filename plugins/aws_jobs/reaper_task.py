@@ -46,8 +46,8 @@ def find_orphans(ti: Any, aws_conn_id: str | None = "aws_default") -> dict[str, 
     return {
         "at": utc_now().isoformat(),
         "waits": look.waits(GRACE),
-        "overdue": [each.key for each in look.overdue],
-        "orphans": [each.key for each in look.orphans],
+        "overdue": [[*map(str, each.key)] for each in look.overdue],
+        "orphans": [[*map(str, each.key)] for each in look.orphans],
         "left": [str(finding) for finding in look.left],
         "problems": look.problems,
     }

@@ -25,9 +25,9 @@ from aws_jobs.identity import TAG_DEPLOYMENT, TAG_ENDS_BY, TAG_POOL, RunKey
 from aws_jobs.job_flow import ClusterJob
 from aws_jobs.reaper_attempts import Attempts
 from aws_jobs.reaper_aws import BatchJobs, Clusters
-from aws_jobs.reaper_decision import Action, Kind
+from aws_jobs.reaper_decision import Action, Kind, LiveJob
 from aws_jobs.reaper_owners import Owners, RestOwners, TaskOwners
-from aws_jobs.reaper_round import Look, Outcome, Reaper
+from aws_jobs.reaper_round import Judge, Look, Outcome, Reaper
 from aws_jobs.settings import Settings
 from localaws.process import LocalAws
 from tests.plugins.airflow_of_runs import AirflowOfRuns
@@ -683,11 +683,29 @@ def test_housekeeping_takes_what_a_triggerer_leaves_of_the_quotas(
     assert jobs.batch.rates["list_jobs"].refill == pytest.approx(1000 * left)
 
 
-def test_a_look_has_an_end(caplog: pytest.LogCaptureFixture) -> None:
-    attempts = Attempts(seconds=-1)
+def test_what_takes_too_long_is_not_begun() -> None:
+    attempts = Attempts(seconds=-60)
 
     assert [attempts.make("a look", lambda: 1) for _ in range(3)] == [None] * 3
-    assert attempts.problems == ["not everything was done within -0 minutes"]
+    assert attempts.problems == ["not everything was done within -1 minutes"]
+
+
+def test_what_is_past_its_time_is_found_when_there_is_no_time_to_ask_airflow(
+    airflow: AirflowOfRuns,
+) -> None:
+    judge = Judge(TaskOwners(), None, Attempts(seconds=-60))
+    jobs = [
+        LiveJob(
+            Kind.CLUSTER, "j-1", f"daily [{key().digest}]", "WAITING", {**key().tags, **tags(at)}
+        )
+        for at in (LONG_AGO, LATER)
+    ]
+
+    actions = [judge.judge(job).judgement.action for job in jobs]
+
+    assert actions == [Action.END_NOW, Action.LEAVE]
+    assert len(judge.attempts.problems) == 1
+    assert airflow.asked == 0
 
 
 @pytest.mark.parametrize(
@@ -699,7 +717,10 @@ def test_only_what_nobody_foresaw_is_logged_with_its_place_in_the_code(
 ) -> None:
     attempts = Attempts()
 
-    attempts.failed("a look", error)
+    def fail() -> None:
+        raise error
+
+    attempts.make("a look", fail)
 
     assert attempts.problems == [f"a look: {error}"]
     assert [bool(each.exc_info) for each in caplog.records] == [True] * logged
