@@ -86,7 +86,6 @@ def test_triggerer_ends_while_all_kinds_are_deferred(world: FaultWorld, death: s
     world.judge(starts, submissions={"create_cluster": 1})
 
 
-@pytest.mark.quick
 def test_triggerer_dies_at_once_when_the_jobs_have_ended(world: FaultWorld) -> None:
     run = world.begin("SIGKILL of the triggerer when the jobs have ended", KINDS, waits=True)
     waiting = ("step", "job", "array_job")
