@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tenacity import RetryCallState
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,6 @@ def call_patiently(
     """
     from tenacity import (
         Retrying,
-        before_sleep_log,
         retry_if_exception,
         stop_after_delay,
         wait_random_exponential,
@@ -101,6 +102,14 @@ def call_patiently(
         retry=retry_if_exception(repeat),
         wait=wait_random_exponential(multiplier=0.5, max=20),
         stop=stop_after_delay(budget),
-        before_sleep=before_sleep_log(log, logging.INFO),
+        before_sleep=_note,
         reraise=True,
     )(call)
+
+
+def _note(state: RetryCallState) -> None:
+    """Say that a call is repeated: where AWS is silent, a person may have to do something."""
+    if state.outcome is None or (error := state.outcome.exception()) is None:
+        return
+    level = logging.INFO if error_code(error) else logging.WARNING
+    log.log(level, "Asking AWS again in %.0f s: %s", state.upcoming_sleep, error)

@@ -158,7 +158,10 @@ def test_a_throttled_call_is_repeated_without_a_look(aws: LocalAws, ti: TaskInst
 
 
 def test_a_call_that_did_not_reach_aws_is_repeated_without_a_look(
-    aws: LocalAws, ti: TaskInstance, monkeypatch: pytest.MonkeyPatch
+    aws: LocalAws,
+    ti: TaskInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from botocore.exceptions import EndpointConnectionError
 
@@ -177,6 +180,8 @@ def test_a_call_that_did_not_reach_aws_is_repeated_without_a_look(
 
     assert started(aws) == 1
     assert aws.count("emr", "ListClusters") == 0
+    told = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert sum("Asking AWS again" in each and aws.endpoint_url in each for each in told) == 2
 
 
 def test_the_normal_path_makes_one_call(aws: LocalAws, ti: TaskInstance) -> None:
