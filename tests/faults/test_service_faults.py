@@ -160,8 +160,7 @@ def once_deferred(act: Callable[[FaultRun], object]) -> Callable[[FaultRun], Non
     """Act once all tasks wait."""
 
     def happens(run: FaultRun) -> None:
-        for task in TASKS:
-            run.wait_task(task, "deferred", timeout=240)
+        run.wait_until_deferred(*TASKS)
         act(run)
 
     return happens

@@ -12,6 +12,8 @@ import itertools
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,7 +27,8 @@ import httpx
 
 from scripts.airflow_rest import ENDED, AirflowRest, AirflowRestError
 from scripts.component import Component, Identity, end_all
-from scripts.stack import Stack
+from scripts.local_env import ADMIN
+from scripts.stack import ROOT, Stack
 from tests.faults.dags.fault_requests import ARRAY_SIZE
 from tests.faults.external_jobs import ExternalJob, external_jobs
 from tests.faults.strikes import Plan, Strike
@@ -42,6 +45,8 @@ STUCK = "stuck"
 _TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 #: What a run may leave for so long: EMR and Batch end nothing at once.
 _SETTLING_SECONDS = 15.0
+#: How long a run's work goes on for the sake of what the run is still to do.
+_PATIENCE_SECONDS = 120.0
 #: Tasks that run at once, on two cores, unless many are to be held.
 _SLOTS = 5
 #: How long a component that was asked to end may take.
@@ -177,40 +182,64 @@ class FaultRun:
         """Folder where its jobs wait for leave to go on and note what they have done."""
         return self.world.work / self.run_id
 
-    def end(self, timeout: float = 300) -> Audit:
+    def end(
+        self,
+        submissions: Mapping[str, int] | None = None,
+        *,
+        needs_work: bool = True,
+        timeout: float = 300,
+    ) -> Audit:
         """Wait for the run's end and for what it left to settle, and audit it.
 
         A run that does not end in time is marked failed, so that it does not disturb the others.
+
+        :param submissions: the work goes on until each of these tasks has made so many jobs: an
+            earlier one that nobody ends would else be over before it is seen beside the later.
+        :param needs_work: whether the run ends when its work has; else the work goes on until the
+            audit, so that it shows whether somebody has ended it.
         """
-        self.let_work_end()
-        state, ended = self._wait_for_end(time.monotonic() + timeout)
+        give_up = time.monotonic() + timeout
+        patience = min(give_up, time.monotonic() + _PATIENCE_SECONDS)
+        while (ended := self._ended()) is None and time.monotonic() < patience:
+            if needs_work and self._has_made(submissions or {}):
+                break
+            time.sleep(0.5)
+        if ended is None:
+            self.let_work_end()
+        while ended is None and time.monotonic() < give_up:
+            time.sleep(0.5)
+            ended = self._ended()
+        state, since = ended or (STUCK, time.time())
         tasks = self.task_states
         stuck = {task: now for task, now in tasks.items() if _is_stuck(now, state)}
         while any(job.is_left for job in self.external_jobs):
-            if time.time() > ended + _SETTLING_SECONDS:
+            if time.time() > since + _SETTLING_SECONDS:
                 break
             time.sleep(0.5)
         lost = self._lost() if state == "success" else {}
         audit = Audit(state, self.external_jobs, self.plan.missed(), stuck, lost)
+        self.let_work_end()
         if state == STUCK:
             self.world.rest.mark_run(self.dag_id, self.run_id, "failed")
         return audit
 
-    def _wait_for_end(self, give_up: float) -> tuple[str, float]:
-        """Return the run's state and since when it has it; an answer that fails is asked again."""
-        while time.monotonic() < give_up:
-            try:
-                run = self.world.rest.run(self.dag_id, self.run_id)
-            except (AirflowRestError, httpx.HTTPError) as error:
-                if isinstance(error, AirflowRestError) and error.status < 500:
-                    raise
-            else:
-                if run["state"] in ENDED:
-                    # A queued run of a backfill that was cancelled has no end.
-                    ended = run["end_date"] or datetime.now(UTC).isoformat()
-                    return run["state"], datetime.fromisoformat(ended).timestamp()
-            time.sleep(0.5)
-        return STUCK, time.time()
+    def _has_made(self, submissions: Mapping[str, int]) -> bool:
+        made = Counter(job.task for job in self.external_jobs)
+        return all(made[task] >= number for task, number in submissions.items())
+
+    def _ended(self) -> tuple[str, float] | None:
+        """Return the run's state and since when it has it; None before that, or without answer."""
+        try:
+            run = self.world.rest.run(self.dag_id, self.run_id)
+        except (AirflowRestError, httpx.HTTPError) as error:
+            if isinstance(error, AirflowRestError) and error.status < 500:
+                raise
+            return None
+        if run["state"] not in ENDED:
+            return None
+        # A queued run of a backfill that was cancelled has no end.
+        ended = run["end_date"] or datetime.now(UTC).isoformat()
+        return run["state"], datetime.fromisoformat(ended).timestamp()
 
     def why_failed(self) -> str:
         """Return the end of the log of each task that failed."""
@@ -354,7 +383,8 @@ class FaultWorld:
         :param submissions: how many external jobs each of these tasks has made, exactly.
         :param undone: kinds whose work need not be done, because a person has called it done.
         """
-        audit = run.end(timeout)
+        needs_work = "success" in states and not undone
+        audit = run.end(submissions, needs_work=needs_work, timeout=timeout)
         self.under_way = [each for each in self.under_way if each is not run]
         for row in (Row.of(run.group, run.case, kind, audit) for kind in run.kinds):
             self.rows[row.key] = self.rows[row.key] + row if row.key in self.rows else row
@@ -441,6 +471,17 @@ class FaultWorld:
             if time.monotonic() > give_up:
                 os.kill(process.pid, signal.SIGKILL)  # as whoever has stopped it would
             time.sleep(0.05)
+
+    def keep_house(self) -> None:
+        """Run the reaper: what nobody needs any more is ended at once."""
+        environ = {
+            "AIRFLOW_API_URL": self.stack.airflow_url,
+            "AIRFLOW_API_USERNAME": ADMIN,
+            "AIRFLOW_API_PASSWORD": self.stack.password,
+            "PYTHONPATH": str(ROOT / "plugins"),
+        }
+        command = [sys.executable, "-m", "aws_jobs.reaper", "--end", "--grace", "0"]
+        subprocess.run(command, env=self.stack.environ | environ, check=False)
 
     def end_orphans(self) -> None:
         """End what killed components have left behind."""
