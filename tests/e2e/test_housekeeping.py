@@ -15,9 +15,15 @@ from aws_jobs.identity import TAG_ENDS_BY, RunKey
 from aws_jobs.job_flow import ClusterJob
 from scripts.local_env import ADMIN
 from tests.e2e.harness import World
+from tests.housekeeping import (
+    HOUSEKEEPING,
+    begin_housekeeping,
+    keep_house,
+    wait_for_housekeeping,
+)
 from tests.plugins.harness import job_flow
 
-HOUSEKEEPING, DAG, PAUSED = "aws_housekeeping", "which_day", "which_day_too"
+DAG, PAUSED = "which_day", "which_day_too"
 DAY = {"day": "2013-03-05"}
 LONG_AGO, LATER = "2013-01-01T00:00:00Z", "2113-01-01T00:00:00Z"
 QUEUE, DEFINITION = "local-mapping-graviton-on-demand", "local-mapping-graviton"
@@ -47,24 +53,6 @@ def alive(world: World) -> set[str]:
     clusters = [each for each in world.all_clusters() if not each["state"].startswith("TERMINAT")]
     jobs = [each for each in world.all_jobs() if each["state"] not in {"SUCCEEDED", "FAILED"}]
     return {each["id"] for each in [*clusters, *jobs]}
-
-
-def keep_house(world: World, run_id: str) -> dict[str, str | None]:
-    """Run the DAG with a short grace, and return the states of its tasks."""
-    run_id = world.rest.trigger(HOUSEKEEPING, conf={"grace_minutes": 0.05}, run_id=run_id)
-    return wait_for(world, run_id)
-
-
-def wait_for(world: World, run_id: str) -> dict[str, str | None]:
-    def has_ended() -> bool:
-        for run in world.rest.runs(HOUSEKEEPING):
-            # One of the schedule's own, if its hour strikes just now, would wait for ten minutes.
-            if run["run_type"] == "scheduled" and run["state"] in {"queued", "running"}:
-                world.rest.mark_run(HOUSEKEEPING, run["dag_run_id"], "failed")
-        return world.rest.run(HOUSEKEEPING, run_id)["state"] in {"success", "failed"}
-
-    world.wait_until(has_ended)
-    return world.rest.task_states(HOUSEKEEPING, run_id)
 
 
 @pytest.fixture
@@ -113,7 +101,7 @@ def judged(printed: str) -> dict[str, str]:
 def test_housekeeping_ends_what_nobody_needs_and_nothing_else(
     world: World, owners: dict[str, RunKey], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert keep_house(world, "first") == {"find_orphans": "success", "end_orphans": "skipped"}
+    assert keep_house(world.rest, "first") == {"find_orphans": "success", "end_orphans": "skipped"}
 
     ended = {
         start_cluster(world, owners["ended"]),
@@ -137,9 +125,9 @@ def test_housekeeping_ends_what_nobody_needs_and_nothing_else(
     assert not others & todo.keys()
     assert alive(world) == ended | {overdue} | left | others
 
-    run_id = world.rest.trigger(HOUSEKEEPING, conf={"grace_minutes": 0.05}, run_id="by-hand")
+    run_id = begin_housekeeping(world.rest, "by-hand")
     needed = {start_cluster(world, owners["needed"]), start_job(world, owners["needed"])}
-    states = wait_for(world, run_id)
+    states = wait_for_housekeeping(world.rest, run_id)
 
     told = json.dumps(world.rest.xcom(HOUSEKEEPING, run_id, "end_orphans"))
     assert states == {"find_orphans": "success", "end_orphans": "success"}, told

@@ -12,8 +12,6 @@ import itertools
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,12 +25,12 @@ import httpx
 
 from scripts.airflow_rest import ENDED, AirflowRest, AirflowRestError
 from scripts.component import Component, Identity, end_all
-from scripts.local_env import ADMIN
-from scripts.stack import ROOT, Stack
+from scripts.stack import Stack
 from tests.faults.dags.fault_requests import ARRAY_SIZE
 from tests.faults.external_jobs import ExternalJob, external_jobs
 from tests.faults.strikes import Plan, Strike
 from tests.faults.table import Row, Rows, write_rows
+from tests.housekeeping import HOUSEKEEPING, keep_house
 
 #: In the order in which their chains are wired; a step has its cluster with it.
 KINDS = ("cluster", "step", "job", "array")
@@ -473,15 +471,10 @@ class FaultWorld:
             time.sleep(0.05)
 
     def keep_house(self) -> None:
-        """Run the reaper: what nobody needs any more is ended at once."""
-        environ = {
-            "AIRFLOW_API_URL": self.stack.airflow_url,
-            "AIRFLOW_API_USERNAME": ADMIN,
-            "AIRFLOW_API_PASSWORD": self.stack.password,
-            "PYTHONPATH": str(ROOT / "plugins"),
-        }
-        command = [sys.executable, "-m", "aws_jobs.reaper", "--end", "--grace", "0"]
-        subprocess.run(command, env=self.stack.environ | environ, check=False)
+        """Let housekeeping end what nobody needs any more."""
+        self.unpause([HOUSEKEEPING])
+        keep_house(self.rest, f"housekeeping-{next(self._numbers)}")
+        self.rest.set_paused(HOUSEKEEPING, True)
 
     def end_orphans(self) -> None:
         """End what killed components have left behind."""
