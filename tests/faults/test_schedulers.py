@@ -93,7 +93,8 @@ def test_triggerer_dies_at_once_when_the_jobs_have_ended(world: FaultWorld) -> N
         run.wait_task(task, "deferred")
 
     run.let_work_end()
-    run.until(lambda: all(run.external_job(kind).ended for kind in ("step", "job", "array")))
+    kinds = ("step", "job", "array")
+    run.until(lambda: all(run.external_job(kind).ended for kind in kinds), every=0.2)
     world.kill("triggerer", signal.SIGKILL)
     world.restart("triggerer")
 

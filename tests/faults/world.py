@@ -43,6 +43,8 @@ STUCK = "stuck"
 _TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 #: What a run may leave for so long: EMR and Batch end nothing at once.
 _SETTLING_SECONDS = 15.0
+#: Many wait at once, and each look costs what the tasks need themselves.
+_PAUSE_SECONDS = 1.0
 #: How long a run's work goes on for the sake of what the run is still to do.
 _PATIENCE_SECONDS = 120.0
 #: Tasks that run at once, on two cores, unless many are to be held.
@@ -136,9 +138,8 @@ class FaultRun:
 
     def wait_task(self, task_id: str, *states: str, timeout: float = 120) -> dict[str, Any]:
         """Wait until a task is in one of these states (default: it has ended) and give it."""
-        return self.world.rest.wait_for_task(
-            self.dag_id, self.run_id, task_id, states or _TASK_ENDED, timeout
-        )
+        self.until(lambda: self._task(task_id)["state"] in (states or _TASK_ENDED), timeout)
+        return self._task(task_id)
 
     def wait_until_deferred(self, *task_ids: str, timeout: float = 240) -> None:
         """Wait until the triggerer has taken over these tasks.
@@ -150,10 +151,14 @@ class FaultRun:
             self.until(lambda task_id=task_id: self._has_triggerer(task_id), timeout)
 
     def _has_triggerer(self, task_id: str) -> bool:
-        task = self.world.rest.task(self.dag_id, self.run_id, task_id)
-        return bool((task["trigger"] or {}).get("triggerer_id"))
+        return bool((self._task(task_id)["trigger"] or {}).get("triggerer_id"))
 
-    def until(self, condition: Callable[[], bool], timeout: float = 120) -> None:
+    def _task(self, task_id: str) -> dict[str, Any]:
+        return self.world.rest.task(self.dag_id, self.run_id, task_id)
+
+    def until(
+        self, condition: Callable[[], bool], timeout: float = 120, every: float = _PAUSE_SECONDS
+    ) -> None:
         """Wait until something is so."""
         give_up = time.monotonic() + timeout
         while not condition():
@@ -161,7 +166,7 @@ class FaultRun:
                 f"{self.run_id}: not so in {timeout} s; tasks {self.task_states}, "
                 f"external jobs {self.external_jobs}"
             )
-            time.sleep(0.3)
+            time.sleep(every)
 
     def wait_until_held(self, timeout: float = 120) -> None:
         """Wait until all its HOLD strikes have struck."""
@@ -201,11 +206,11 @@ class FaultRun:
         while (ended := self._ended()) is None and time.monotonic() < patience:
             if needs_work and self._has_made(submissions or {}):
                 break
-            time.sleep(0.5)
+            time.sleep(_PAUSE_SECONDS)
         if ended is None:
             self.let_work_end()
         while ended is None and time.monotonic() < give_up:
-            time.sleep(0.5)
+            time.sleep(_PAUSE_SECONDS)
             ended = self._ended()
         state, since = ended or (STUCK, time.time())
         tasks = self.task_states
@@ -213,7 +218,7 @@ class FaultRun:
         while any(job.is_left for job in self.external_jobs):
             if time.time() > since + _SETTLING_SECONDS:
                 break
-            time.sleep(0.5)
+            time.sleep(_PAUSE_SECONDS)
         lost = self._lost() if state == "success" else {}
         audit = Audit(state, self.external_jobs, self.plan.missed(), stuck, lost)
         self.let_work_end()
