@@ -498,18 +498,25 @@ def _release(emr: Any, leases: LeaseTable, lease: Lease) -> SharedCluster | None
         return leases.release(lease)
     active = _active_steps(emr, lease.cluster_id)
     own = active & {*read.users[lease.user].steps} if read.holds(lease) else set()
-    if own:
-        cancel_left_steps(emr, lease.cluster_id, own)
+    _cancel(emr, lease.cluster_id, own)
     return leases.release(lease, spare=bool(active - own))
 
 
 def cancel_left_steps(emr: Any, cluster_id: str, step_ids: Iterable[str]) -> None:
-    """Cancel what a run leaves behind on a cluster that goes on; what EMR refuses is logged.
+    """Cancel what runs leave behind on a cluster that goes on; what EMR refuses is logged.
 
+    :param step_ids: theirs; those that have ended stay as they are.
     :raises botocore.exceptions.ClientError: where EMR throttles or fails.
     """
+    if own := {*step_ids}:
+        _cancel(emr, cluster_id, own & _active_steps(emr, cluster_id))
+
+
+def _cancel(emr: Any, cluster_id: str, active: set[str]) -> None:
+    if not active:
+        return
     try:
-        refused = cancel_steps(emr, cluster_id, sorted(step_ids))
+        refused = cancel_steps(emr, cluster_id, sorted(active))
     except Exception as error:
         if is_passing(error):
             raise

@@ -10,7 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aws_jobs.aws_errors import call_patiently, is_passing
-from aws_jobs.cluster_lease import Lease, LeaseTable, SharedCluster, user_owner
+from aws_jobs.cluster_lease import (
+    Lease,
+    LeaseTable,
+    SharedCluster,
+    cancel_left_steps,
+    user_owner,
+)
 from aws_jobs.identity import TAG_POOL
 from aws_jobs.reaper_attempts import Attempts, error_line
 from aws_jobs.reaper_aws import BatchJobs, Clusters
@@ -36,7 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long DynamoDB is asked for the users of a cluster, in seconds: there may be many clusters.
+# How long DynamoDB is asked for the users of a cluster, and EMR to cancel their steps, in seconds:
+# there may be many clusters.
 _LEASE_BUDGET = 10.0
 _STS_BUDGET = 30.0
 _LEAST_SHARE = 0.1
@@ -199,6 +206,7 @@ class Reaper:
 
     :param places: where external jobs live.
     :param new_owners: begins a look at Airflow.
+    :param emr: a client, for the steps of those who are gone from a cluster that goes on.
     :param leases: who shares clusters, where any are shared.
     :param grace: how long an owner must have been gone.
     """
@@ -206,6 +214,7 @@ class Reaper:
     deployment_id: str
     places: Sequence[Place]
     new_owners: Callable[[], Owners]
+    emr: Any
     leases: LeaseTable | None = None
     grace: timedelta = GRACE
 
@@ -223,10 +232,11 @@ class Reaper:
         """
         # What a triggerer leaves of the account's quotas.
         share = max(_LEAST_SHARE, min(settings.quota_share, 1 - settings.quota_share))
-        places = (Clusters.of(client("emr"), share), BatchJobs.of(client("batch"), share))
+        emr = client("emr")
+        places = (Clusters.of(emr, share), BatchJobs.of(client("batch"), share))
         name = settings.leases_table
         leases = LeaseTable(client("dynamodb"), name, _LEASE_BUDGET) if name else None
-        return cls(settings.deployment_id, places, new_owners, leases, grace)
+        return cls(settings.deployment_id, places, new_owners, emr, leases, grace)
 
     def look(self) -> Look:
         """Judge all that lives; nothing is changed. What cannot be looked at hides nothing else."""
@@ -291,6 +301,11 @@ class Reaper:
         shared = finding.shared
         assert shared is not None
         gone = {user: shared.users[user].use for user in finding.judgement.gone_users}
+        if finding.judgement.action is Action.RELEASE:
+            steps = [step for user in gone for step in shared.users[user].steps]
+            call_patiently(
+                lambda: cancel_left_steps(self.emr, cluster_id, steps), budget=_LEASE_BUDGET
+            )
         # Nobody's lease: where no user is left, the item is closed all the same.
         for user, use in (gone or {"": ""}).items():
             shared = self.leases.release(Lease(cluster_id, user, use))

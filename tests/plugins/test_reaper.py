@@ -32,7 +32,14 @@ from aws_jobs.settings import Settings
 from localaws.process import LocalAws
 from tests.plugins.airflow_of_runs import AirflowOfRuns
 from tests.plugins.conftest import SETTINGS, live_clusters
-from tests.plugins.harness import QUEUE, TaskInstance, bash_job, job_flow, live_jobs
+from tests.plugins.harness import (
+    QUEUE,
+    TaskInstance,
+    bash_job,
+    bash_step,
+    job_flow,
+    live_jobs,
+)
 
 RUN = "manual__2013-01-01T00:00:00+00:00"
 LONG_AGO, LATER = "2013-01-01T00:00:00Z", "2113-01-01T00:00:00Z"
@@ -801,6 +808,26 @@ def test_users_that_are_gone_are_released_and_the_others_go_on(
     assert (outcome.ended, len(outcome.released)) == ([], 1)
     assert users_of(leases, cluster_id) == [RUN]
     assert alive(batch) == {cluster_id}
+
+
+def test_steps_of_users_that_are_gone_are_cancelled_and_the_others_go_on(
+    batch: LocalAws, leases: LeaseTable, airflow: AirflowOfRuns
+) -> None:
+    cluster_id = share(batch, leases, RUN, "deleted")
+    emr = client(batch, "emr")
+    steps = emr.add_job_flow_steps(
+        JobFlowId=cluster_id, Steps=[bash_step("sleep 60"), bash_step("sleep 60")]
+    )["StepIds"]
+    for user, step_id in zip((RUN, "deleted"), steps, strict=True):
+        assert leases.note_steps(lease(cluster_id, user), [step_id])
+
+    outcome = sharing(batch).end(ids(sharing(batch).look()))
+
+    assert len(outcome.released) == 1
+    states = [emr.describe_step(ClusterId=cluster_id, StepId=each)["Step"] for each in steps]
+    kept, cancelled = (each["Status"]["State"] for each in states)
+    assert kept in {"PENDING", "RUNNING"}
+    assert cancelled in {"CANCEL_PENDING", "CANCELLED", "INTERRUPTED"}
 
 
 @pytest.mark.parametrize("case", ["all gone", "expired", "empty", "closing"])
