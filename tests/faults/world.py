@@ -43,6 +43,8 @@ STUCK = "stuck"
 _TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 #: What a run may leave for so long: EMR and Batch end nothing at once.
 _SETTLING_SECONDS = 15.0
+#: For which a run is waited for at the least.
+_LEAST_SECONDS = 60.0
 #: Many wait at once, and each look costs what the tasks need themselves.
 _PAUSE_SECONDS = 1.0
 #: How long a run's work goes on for the sake of what the run is still to do.
@@ -114,6 +116,7 @@ class FaultRun:
         self.run_id = run_id
         self.kinds = tuple(kinds)
         self.plan = plan
+        self.began = time.monotonic()
 
     @property
     def state(self) -> str:
@@ -387,6 +390,9 @@ class FaultWorld:
         :param undone: kinds whose work need not be done, because a person has called it done.
         """
         needs_work = "success" in states and not undone
+        if not self.is_ours:
+            # Those that are stuck, of many that were begun together, are not waited for in turn.
+            timeout = max(_LEAST_SECONDS, 2 * timeout - (time.monotonic() - run.began))
         audit = run.end(submissions, needs_work=needs_work, timeout=timeout)
         self.under_way = [each for each in self.under_way if each is not run]
         for row in (Row.of(run.group, run.case, kind, audit) for kind in run.kinds):
