@@ -31,7 +31,7 @@ QUICK_TO_SEE = {
 }
 OTHERS = {
     # So many are held at once in some cases; `world.set_slots` says how many run otherwise.
-    "AIRFLOW__CORE__PARALLELISM": "32",
+    "AIRFLOW__CORE__PARALLELISM": "40",
     "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "100",
     # One file changes, in one case, and is parsed at once.
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "120",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.external_jobs import NAMES
 from tests.faults.strikes import Strike
-from tests.faults.test_kill_points import POINTS, SUBMISSIONS
+from tests.faults.test_kill_points import POINTS, PROTECTED, SUBMISSIONS, TEARDOWN
 from tests.faults.world import KINDS, FaultRun, FaultWorld, slug
 
 GROUP = "Scheduler and triggerer"
@@ -17,6 +17,7 @@ GROUP = "Scheduler and triggerer"
 #: So many seconds longer than usual a cluster starts, so that its task is deferred meanwhile.
 SLOW_START = 12
 ONCE = {task: 1 for task in SUBMISSIONS}
+ENDING = ("unprotect", "terminate", "wait")
 # For what runs beside the tasks that stand still.
 _FREE_SLOTS = 4
 
@@ -126,10 +127,11 @@ def held(request: pytest.FixtureRequest, world: FaultWorld) -> list[FaultRun]:
     """
     words = SCHEDULER[request.getfixturevalue("death")].words
     runs: list[FaultRun] = []
-    for number, name in enumerate(POINTS, 1):
-        world.set_slots(number * len(KINDS) + _FREE_SLOTS)
-        runs += begin_held(world, words, name)
-        runs[-2].wait_until_held(timeout=300)
+    for name in (*POINTS, *ENDING):
+        world.set_slots(sum(len(run.plan.strikes) for run in runs) + len(KINDS) + _FREE_SLOTS)
+        begun = begin_held(world, words, name)
+        begun[0].wait_until_held(timeout=300)
+        runs += begun
     for run in runs:
         run.wait_until_held(timeout=300)
     world.set_slots()
@@ -137,12 +139,17 @@ def held(request: pytest.FixtureRequest, world: FaultWorld) -> list[FaultRun]:
 
 
 def begin_held(world: FaultWorld, words: str, name: str) -> list[FaultRun]:
-    """Begin two runs: a step is reached only where its cluster's task is not held."""
-    case, point = f"{words}: {POINTS[name].words}", POINTS[name]
+    """Begin runs whose tasks stand still at a point."""
+    point = (POINTS | TEARDOWN)[name]
+    case = f"{words}: {point.words}"
 
     def hold(*tasks: str) -> list[Strike]:
         return [point.strike(world.operators, "HOLD", task) for task in tasks]
 
+    if name in ENDING:
+        ends, protected = hold("terminate_cluster"), name in PROTECTED
+        return [world.begin(case, ["cluster"], strikes=ends, protected=protected, seconds=0)]
+    # A step is reached only where its cluster's task is not held.
     others = hold("create_cluster", "job", "array_job")
     return [
         world.begin(case, ["cluster", "job", "array"], strikes=others),
