@@ -83,9 +83,13 @@ def owners(world: World) -> Iterator[dict[str, RunKey]]:
 @pytest.fixture
 def shell(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a person sets who works from a shell."""
-    names = [name for name in world.stack.environ if name.startswith("AWS_")]
-    for name in [*names, "AIRFLOW_VAR_AWS_JOBS"]:
-        monkeypatch.setenv(name, world.stack.environ[name])
+    environ = world.stack.environ
+    for name in environ:
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, environ[name])
+    # Nobody else asks while the person looks, so most of the quota is there for it.
+    settings = json.loads(environ["AIRFLOW_VAR_AWS_JOBS"]) | {"quota_share": 0.1}
+    monkeypatch.setenv("AIRFLOW_VAR_AWS_JOBS", json.dumps(settings))
     monkeypatch.setenv("AIRFLOW_API_URL", world.stack.airflow_url)
     monkeypatch.setenv("AIRFLOW_API_USERNAME", ADMIN)
     monkeypatch.setenv("AIRFLOW_API_PASSWORD", world.stack.password)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,7 +25,7 @@ RECORDS = ROOT / ".cache" / "fault-rows"
 INTRODUCTION = Path(__file__).with_name("introduction.md")
 PAGE = ROOT / "docs" / "faults.md"
 
-_COLUMNS = ("made", "leaked", "twice", "outcome")
+_COLUMNS = ("made", "leaked", "twice", "lost", "outcome")
 HEADER = ("case", "kind", *(f"{who}: {name}" for who in ("ours", "stock") for name in _COLUMNS))
 
 
@@ -42,10 +42,27 @@ class Row:
     made: int
     reached: bool
     """Whether each strike of the case struck."""
+    lost: int = 0
+    """Items that nobody worked on to their end, though the run has succeeded."""
+    astray: int = 0
+    """Runs that ended otherwise than the case asks for."""
 
     @classmethod
-    def of(cls, group: str, case: str, kind: str, audit: Audit) -> Row:
-        """Take what concerns a kind from the audit of its run."""
+    def of(
+        cls,
+        group: str,
+        case: str,
+        kind: str,
+        audit: Audit,
+        *,
+        states: Collection[str] = ("success",),
+        undone: Collection[str] = (),
+    ) -> Row:
+        """Take what concerns a kind from the audit of its run.
+
+        :param states: in which the run may end.
+        :param undone: kinds whose work need not be done.
+        """
         return cls(
             group,
             case,
@@ -55,6 +72,8 @@ class Row:
             audit.state,
             sum(job.kind == kind for job in audit.jobs),
             not audit.missed,
+            0 if kind in undone else len(audit.lost.get(kind, ())),
+            int(audit.state not in states),
         )
 
     def __add__(self, other: Row) -> Row:
@@ -67,6 +86,8 @@ class Row:
             outcome=", ".join(outcomes),
             made=self.made + other.made,
             reached=self.reached and other.reached,
+            lost=self.lost + other.lost,
+            astray=self.astray + other.astray,
         )
 
     @property
@@ -75,14 +96,13 @@ class Row:
         return self.group, self.case, self.kind
 
     @property
-    def cells(self) -> tuple[str, str, str, str]:
+    def cells(self) -> tuple[str, ...]:
         """The row's part of the table, what should not be in bold."""
-        numbers = [f"**{number}**" if number else "0" for number in (self.leaked, self.duplicates)]
-        outcome = f"**{self.outcome}**" if "stuck" in self.outcome else self.outcome
+        wrong = (self.leaked, self.duplicates, self.lost)
+        outcome = f"**{self.outcome}**" if self.astray else self.outcome
         return (
             str(self.made),
-            numbers[0],
-            numbers[1],
+            *(f"**{number}**" if number else "0" for number in wrong),
             outcome if self.reached else f"{outcome} *(not reached)*",
         )
 
@@ -109,7 +129,12 @@ def write_rows(operators: str, rows: Rows) -> None:
 def page(ours: Rows, stock: Rows) -> str:
     """Return the document."""
     keys = list(ours | stock)
-    parts = [INTRODUCTION.read_text(), _summary({"ours": ours, "stock": stock}), _circumstances()]
+    columns = {
+        "ours": ours,
+        "ours, of what stock was put to": {key: ours[key] for key in ours if key in stock},
+        "stock": stock,
+    }
+    parts = [INTRODUCTION.read_text(), _summary(columns), _circumstances()]
     for group in dict.fromkeys(key[0] for key in keys):
         lines = [_line(key, ours, stock) for key in keys if key[0] == group]
         parts.append(
@@ -119,7 +144,7 @@ def page(ours: Rows, stock: Rows) -> str:
 
 
 def _summary(columns: dict[str, Rows]) -> str:
-    head = ("", "rows", "made", "leaked", "twice", "stuck")
+    head = ("", "rows", "made", "leaked", "twice", "lost", "rows that ended otherwise", "stuck")
     lines = [
         (
             operators,
@@ -127,6 +152,8 @@ def _summary(columns: dict[str, Rows]) -> str:
             str(sum(row.made for row in rows.values())),
             str(sum(row.leaked for row in rows.values())),
             str(sum(row.duplicates for row in rows.values())),
+            str(sum(row.lost for row in rows.values())),
+            str(sum(bool(row.astray) for row in rows.values())),
             str(sum("stuck" in row.outcome for row in rows.values())),
         )
         for operators, rows in columns.items()

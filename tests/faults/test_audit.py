@@ -116,4 +116,16 @@ def test_runs_of_a_case_add_up_in_the_table() -> None:
 
     text = page({clean.key: clean}, {both.key: both})
 
-    assert "| a case | job | 0 | 0 | 0 | success *(not reached)* | 1 | **1** | 0 | success" in text
+    assert (
+        "| a case | job | 0 | 0 | 0 | 0 | success *(not reached)* | 1 | **1** | 0 | 0 | success"
+    ) in text
+
+
+def test_lost_work_and_an_end_that_was_not_asked_for_show_in_the_table() -> None:
+    ended = audit()
+    ended.lost["job"] = ["job"]
+    wrong = Row.of("Group", "a case", "job", ended, states=("failed",))
+    called_done = Row.of("Group", "a case", "job", ended, undone=("job",))
+
+    assert wrong.cells == ("0", "0", "0", "**1**", "**success**")
+    assert called_done.cells == ("0", "0", "0", "0", "success")

@@ -395,7 +395,8 @@ class FaultWorld:
             timeout = max(_LEAST_SECONDS, 2 * timeout - (time.monotonic() - run.began))
         audit = run.end(submissions, needs_work=needs_work, timeout=timeout)
         self.under_way = [each for each in self.under_way if each is not run]
-        for row in (Row.of(run.group, run.case, kind, audit) for kind in run.kinds):
+        for kind in run.kinds:
+            row = Row.of(run.group, run.case, kind, audit, states=states, undone=undone)
             self.rows[row.key] = self.rows[row.key] + row if row.key in self.rows else row
         write_rows(self.operators, self.rows)
         self._end(audit.left)
