@@ -97,6 +97,8 @@ TEARDOWN = {
     "gone": Point("teardown: at the resume", "resume", "resume"),
 }
 PROTECTED = ("unprotect", "unprotected")
+# Of a lost host, tasks hold their slots until their heartbeats are missed.
+SLOTS = 10
 QUICK = (("effect", "KILL"), ("id", "TERM"), ("unprotected", "KILL"))
 
 CASES = list(product([*POINTS, *TEARDOWN], ACTIONS))
@@ -122,10 +124,14 @@ def _work_seconds(name: str, action: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, world: FaultWorld) -> dict[tuple[str, str], FaultRun]:
+def runs(
+    request: pytest.FixtureRequest, world: FaultWorld
+) -> Iterator[dict[tuple[str, str], FaultRun]]:
     """Those of the cases that are asked for, all under way."""
     world.group = GROUP
-    return {case: begin(world, *case) for case in _chosen(request)}
+    world.set_slots(SLOTS)
+    yield {case: begin(world, *case) for case in _chosen(request)}
+    world.set_slots()
 
 
 def _chosen(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
