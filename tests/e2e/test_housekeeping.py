@@ -87,8 +87,8 @@ def shell(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in environ:
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, environ[name])
-    # Nobody else asks while the person looks, so most of the quota is there for it.
-    settings = json.loads(environ["AIRFLOW_VAR_AWS_JOBS"]) | {"quota_share": 0.1}
+    # Housekeeping takes what the triggers leave of the quotas, here a half.
+    settings = json.loads(environ["AIRFLOW_VAR_AWS_JOBS"]) | {"quota_share": 0.5}
     monkeypatch.setenv("AIRFLOW_VAR_AWS_JOBS", json.dumps(settings))
     monkeypatch.setenv("AIRFLOW_API_URL", world.stack.airflow_url)
     monkeypatch.setenv("AIRFLOW_API_USERNAME", ADMIN)
