@@ -103,7 +103,7 @@ def emr_daily_etl() -> None:
         task_id="create_cluster",
         job_flow=CLUSTER,
         values={"day": DAY, "step_concurrency": STEP_CONCURRENCY},
-        reuse=ClusterReuse("{{ params.cluster_pool }}"),
+        reuse=ClusterReuse("{{ params.cluster_pool or '' }}"),
     )
     ingest = EmrStepOperator(
         task_id="ingest",

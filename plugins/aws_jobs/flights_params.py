@@ -79,10 +79,11 @@ def flights_params(output_prefix: str) -> dict[str, Param]:
 
 
 def cluster_pool_param() -> Param:
-    """Return the parameter that names the pool in which a run shares its cluster."""
+    """Return the parameter that names the pool in which a run shares its cluster, None for none."""
+    # Airflow's form refuses an empty text that is no null.
     return Param(
-        "",
-        type="string",
+        None,
+        type=["null", "string"],
         pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$(?!\n)",
         title="Cluster pool",
         description="Runs that name the same pool, such as those of a backfill, share clusters; "

@@ -272,6 +272,8 @@ MAPPING_TAKEN = [
     [
         *((dag_id, *each) for dag_id in sorted(EMR_DAGS) for each in FLIGHTS_REFUSED),
         *((dag_id, *each) for dag_id in sorted(GENOMICS_DAGS) for each in MAPPING_REFUSED),
+        ("emr_daily_etl", "cluster_pool", "../january"),
+        ("emr_daily_etl", "cluster_pool", "january\n"),
         ("genomics_mapping", "architecture", "arm"),
         ("genomics_mapping", "max_failed", -1),
         ("aws_housekeeping", "grace_minutes", -1),
@@ -291,6 +293,8 @@ def test_a_parameter_that_cannot_be_meant_is_refused(
     [
         *((dag_id, *each) for dag_id in sorted(EMR_DAGS) for each in FLIGHTS_TAKEN),
         *((dag_id, *each) for dag_id in sorted(GENOMICS_DAGS) for each in MAPPING_TAKEN),
+        ("emr_daily_etl", "cluster_pool", "january"),
+        ("emr_daily_etl", "cluster_pool", ""),
         ("genomics_mapping", "architecture", "x86"),
         ("genomics_mapping", "recompute", True),
     ],
@@ -302,3 +306,10 @@ def test_a_parameter_that_can_be_meant_is_taken(
     params[name] = value
 
     assert params.validate()[name] == value
+
+
+def test_the_form_in_the_ui_can_be_sent_as_it_stands(dag: Any) -> None:
+    """Airflow's form takes no empty text for a parameter that may not be null."""
+    empty = [name for name in dag.params if dag.params[name] in (None, "")]
+
+    assert not [name for name in empty if "null" not in dag.params.get_param(name).schema["type"]]
