@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,12 +56,9 @@ class Plan:
         """Return the strikes whose point no process has come to."""
         return [strike for strike in self.strikes if not self.struck(strike)]
 
-    def wait_until_held(self, timeout: float = 120) -> None:
-        """Wait until every process that is to be held stands still."""
-        give_up = time.monotonic() + timeout
-        while missing := [s for s in self.missed() if s.action == "HOLD"]:
-            assert time.monotonic() < give_up, f"not held in {timeout} s: {missing}"
-            time.sleep(0.05)
+    def not_held(self) -> list[Strike]:
+        """Return the strikes that are to hold a process, and to whose point none has come."""
+        return [strike for strike in self.missed() if strike.action == "HOLD"]
 
     def let_go(self) -> None:
         """Let the processes that stand still, or would later, go on."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.faults.cases import as_far_as_it_goes
 from tests.faults.external_jobs import NAMES
 from tests.faults.strikes import Strike
 from tests.faults.test_kill_points import POINTS, PROTECTED, SUBMISSIONS, TEARDOWN
@@ -130,10 +131,12 @@ def held(request: pytest.FixtureRequest, world: FaultWorld) -> list[FaultRun]:
     for name in (*POINTS, *ENDING):
         world.set_slots(sum(len(run.plan.strikes) for run in runs) + len(KINDS) + _FREE_SLOTS)
         begun = begin_held(world, words, name)
-        begun[0].wait_until_held(timeout=300)
         runs += begun
+        with as_far_as_it_goes(world):
+            begun[0].wait_until_held(timeout=300)
     for run in runs:
-        run.wait_until_held(timeout=300)
+        with as_far_as_it_goes(world):
+            run.wait_until_held(timeout=300)
     world.set_slots()
     return runs
 
