@@ -300,6 +300,8 @@ class Scheduler:
             self._runnable.setdefault(job.queue, {})[job.id] = job
         else:
             self._end_job(job, FAILED, job.end_reason or outcome.status_reason)
+        if job.stopped:
+            job.stopped = attempt.stopped
 
     def _may_be_retried(self, job: Job, outcome: Outcome) -> bool:
         # https://docs.aws.amazon.com/batch/latest/userguide/job_timeouts.html

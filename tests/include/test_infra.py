@@ -161,6 +161,7 @@ def test_housekeeping_changes_only_what_has_the_deployment_s_tag_or_is_its_table
     assert changing == {
         "batch:TerminateJob": own,
         "dynamodb:UpdateItem": "${DeploymentId}-cluster-leases",
+        "elasticmapreduce:CancelSteps": own,
         "elasticmapreduce:SetTerminationProtection": own,
         "elasticmapreduce:TerminateJobFlows": own,
     }
