@@ -95,13 +95,15 @@ class Row:
         """What the columns have in common."""
         return self.group, self.case, self.kind
 
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The row's part of the table, what should not be in bold."""
+    def cells(self, beside: Row | None = None) -> tuple[str, ...]:
+        """Give the row's part of the table, what should not be in bold.
+
+        :param beside: ours, than which none should make more.
+        """
         wrong = (self.leaked, self.duplicates, self.lost)
         outcome = f"**{self.outcome}**" if self.astray else self.outcome
         return (
-            str(self.made),
+            f"**{self.made}**" if beside and self.made > beside.made else str(self.made),
             *(f"**{number}**" if number else "0" for number in wrong),
             outcome if self.reached else f"{outcome} *(not reached)*",
         )
@@ -176,7 +178,10 @@ def _line(
     stock: Rows,
 ) -> str:
     _, case, kind = key
-    columns = [rows[key].cells if key in rows else ["-"] * len(_COLUMNS) for rows in (ours, stock)]
+    columns = [
+        rows[key].cells(ours.get(key)) if key in rows else ["-"] * len(_COLUMNS)
+        for rows in (ours, stock)
+    ]
     return _cells([case, kind, *columns[0], *columns[1]])
 
 
