@@ -11,6 +11,7 @@ import logging
 import random
 import re
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from aws_jobs.identity import TAG_POOL
 from aws_jobs.job_flow import STEP_ACTIVE, cancel_steps, is_unknown_id, terminate_cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -508,22 +509,28 @@ def cancel_left_steps(emr: Any, cluster_id: str, step_ids: Iterable[str]) -> Non
     :param step_ids: theirs; those that have ended stay as they are.
     :raises botocore.exceptions.ClientError: where EMR throttles or fails.
     """
-    if own := {*step_ids}:
-        _cancel(emr, cluster_id, own & _active_steps(emr, cluster_id))
+    own = {*step_ids}
+    if own:
+        with _refusal_logged(cluster_id):
+            _cancel(emr, cluster_id, own & _active_steps(emr, cluster_id))
+
+
+@contextmanager
+def _refusal_logged(cluster_id: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_passing(error):
+            raise
+        log.warning("Steps of cluster %s go on without their run: %s", cluster_id, error)
 
 
 def _cancel(emr: Any, cluster_id: str, active: set[str]) -> None:
     if not active:
         return
-    try:
-        refused = cancel_steps(emr, cluster_id, sorted(active))
-    except Exception as error:
-        if is_passing(error):
-            raise
-        log.warning("Steps of cluster %s go on without their run: %s", cluster_id, error)
-        return
-    for step_id, reason in refused.items():
-        log.warning("EMR did not cancel step %s: %s", step_id, reason)
+    with _refusal_logged(cluster_id):
+        for step_id, reason in cancel_steps(emr, cluster_id, sorted(active)).items():
+            log.warning("EMR did not cancel step %s: %s", step_id, reason)
 
 
 def _active_steps(emr: Any, cluster_id: str) -> set[str]:

@@ -830,6 +830,23 @@ def test_steps_of_users_that_are_gone_are_cancelled_and_the_others_go_on(
     assert cancelled in {"CANCEL_PENDING", "CANCELLED", "INTERRUPTED"}
 
 
+def test_leases_are_given_back_also_where_steps_may_not_be_looked_at(
+    batch: LocalAws,
+    leases: LeaseTable,
+    airflow: AirflowOfRuns,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cluster_id = share(batch, leases, RUN, "deleted")
+    assert leases.note_steps(lease(cluster_id, "deleted"), ["s-1"])
+    batch.set_faults([denied("ListSteps")])
+
+    outcome = sharing(batch).end(ids(sharing(batch).look()))
+
+    assert (len(outcome.released), outcome.problems) == (1, [])
+    assert users_of(leases, cluster_id) == [RUN]
+    assert f"Steps of cluster {cluster_id} go on without their run" in caplog.text
+
+
 @pytest.mark.parametrize("case", ["all gone", "expired", "empty", "closing"])
 def test_a_cluster_that_nobody_shares_any_more_is_ended(
     batch: LocalAws, leases: LeaseTable, airflow: AirflowOfRuns, case: str
