@@ -147,8 +147,8 @@ def _submit(batch: Any, ends: float) -> str:
 def _wait_until_all_run(aws: LocalAws, jobs: int) -> None:
     give_up = time.monotonic() + TIMEOUT
     while (running := len(aws.jobs("RUNNING"))) < jobs:
-        if time.monotonic() > give_up:
-            raise SystemExit(f"of {jobs} jobs only {running} run")
+        if (failed := len(aws.jobs("FAILED"))) or time.monotonic() > give_up:
+            raise SystemExit(f"of {jobs} jobs only {running} run, {failed} have failed")
         time.sleep(0.5)
 
 

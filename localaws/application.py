@@ -7,6 +7,7 @@ import dataclasses
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -15,6 +16,10 @@ from typing import Any
 from localaws.settings import ACCOUNT_ID, ENVIRONMENT_HELP, Settings
 
 log = logging.getLogger("localaws")
+
+#: Open files the server may have: two for each process it runs. A shell's usual limit of 1024 would
+#: end it at 500 jobs.
+OPEN_FILES = 16_384
 
 
 def main(argv: list[str]) -> int:
@@ -91,6 +96,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _prepare_environment() -> None:
     # a server that hangs can be asked where: kill -USR1 writes every thread's stack to its log
     faulthandler.register(signal.SIGUSR1)
+    _allow_open_files()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     os.environ["MOTO_ACCOUNT_ID"] = ACCOUNT_ID
     # templates attach managed policies of AWS
@@ -99,6 +105,13 @@ def _prepare_environment() -> None:
     for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_ENDPOINT_URL_S3"):
         os.environ.pop(name, None)
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+
+def _allow_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    bound = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < bound:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (bound, hard))
 
 
 def _await_end_of_stdin(stop: int) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from localaws.application import OPEN_FILES
 from localaws.process import LocalAws, LocalAwsError
+from localaws.runner import Command, Runner
 from tests.localaws.conftest import BUCKET, QUICK, Emr, bash, until
 from tests.localaws.test_bootstrap import is_alive
 
@@ -33,6 +37,15 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
     with LocalAws(env=settings, seed=False) as aws:
         aws.client("s3").create_bucket(Bucket=BUCKET)
         yield aws
+
+
+@pytest.fixture
+def many_open_files() -> Iterator[None]:
+    """Room for 2,000 descriptors in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def start_family(emr: Emr, folder: Path) -> list[int]:
@@ -144,6 +157,35 @@ def test_a_slow_client_holds_up_nobody(aws: LocalAws) -> None:
         aws.client("emr").list_clusters()
 
     assert time.monotonic() - began < 5
+
+
+def test_a_command_runs_where_a_thousand_descriptors_are_in_use(
+    many_open_files: None, tmp_path: Path
+) -> None:
+    runner, output = Runner(), tmp_path / "output"
+    with contextlib.ExitStack() as stack:
+        for _ in range(1100):
+            stack.enter_context(open(os.devnull))
+        running = runner.start(
+            Command(["bash", "-c", "sleep 0.2; exit 3"], tmp_path, output, output)
+        )
+        code = running.wait(20)
+    runner.close()
+
+    assert (code, output.read_text()) == (3, "")
+
+
+def test_the_server_may_open_more_files_than_the_shell_that_started_it() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        with LocalAws(env=QUICK, seed=False) as aws:
+            limits = Path(f"/proc/{aws.pid}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert int(line.split()[3]) == min(OPEN_FILES, hard)
 
 
 def test_logs_reach_s3_late_and_at_the_clusters_end_at_once() -> None:
