@@ -85,8 +85,8 @@ faults-stock: setup-stock genomes ## The same with the stock operators: the tabl
 	@FAULTS_OPERATORS=stock $(RUN) -m pytest --durations=10 tests/faults $(CASES); \
 		status=$$?; $(RUN) -m tests.faults.table && exit $$status
 
-bench: setup-stock genomes ## Measure ours beside the stock operators; writes docs/benchmarks.md
-	@$(RUN) -m benchmarks
+bench: setup-stock genomes ## Measure ours beside the stock operators; writes docs/benchmarks.md; NAMES="backfill" runs some
+	@$(RUN) -m benchmarks $(NAMES)
 
 requirements: setup ## Compile requirements*.in; UPGRADE=1 takes the newest of what is not pinned there
 	@for name in requirements requirements-local requirements-dev requirements-spark requirements-genomics \

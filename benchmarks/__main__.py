@@ -1,18 +1,20 @@
 """Run the benchmarks one after the other and write docs/benchmarks.md.
 
 python -m benchmarks                        all
-python -m benchmarks dag_parse backfill     some, printed only
+python -m benchmarks dag_parse backfill     some; of the others the page keeps the last run
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +25,7 @@ from benchmarks.report import REPORT_FILE, Report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
+RECORDS = ROOT / ".cache" / "benchmarks"
 NAMES = (
     "waiting_jobs",
     "waiting_steps",
@@ -46,22 +49,48 @@ which makes the environment that the deferred stock operators need.
 """
 
 
-def run(name: str, quick: bool) -> tuple[Report, float]:
-    """Run a benchmark in a process of its own and return what it told, and its seconds.
+@dataclass(frozen=True)
+class Run:
+    """A benchmark that was run to its end.
 
-    :raises SystemExit: when it fails.
+    :ivar made: the day.
+    :ivar busy: percent of the machine's CPU time that others took just before.
     """
+
+    report: Report
+    made: str
+    seconds: float
+    busy: float
+
+    def markdown(self, name: str) -> str:
+        """Give its section of the page."""
+        minutes = f"{self.seconds / 60:.0f} min"
+        how = f"`python -m benchmarks.{name}`, {self.made}, {minutes}"
+        return f"{self.report.markdown()}\n{how}; CPU in use before: {self.busy:.0f} %\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """Read what was recorded."""
+        said = json.loads(path.read_text())
+        return cls(**said | {"report": Report.of(said["report"])})
+
+
+def run(name: str, quick: bool) -> Run | None:
+    """Run a benchmark in a process of its own; None when it fails."""
     print(f"== {name}", flush=True)
+    busy = psutil.cpu_percent(interval=5)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-report-") as folder:
         file = Path(folder) / "report.json"
         command = [sys.executable, "-m", f"benchmarks.{name}", *(["--quick"] if quick else [])]
         environ = {**os.environ, REPORT_FILE: str(file)}
-        if subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode:
-            raise SystemExit(f"{name} failed")
+        code = subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
         seconds = time.monotonic() - began
-        print(f"== {name} took {seconds:.0f} s", flush=True)
-        return Report.read(file), seconds
+        print(f"== {name} {'has failed' if code else 'is done'} after {seconds:.0f} s", flush=True)
+        if code:
+            return None
+        report = Report.of(json.loads(file.read_text()))
+    return Run(report, f"{datetime.now(UTC):%Y-%m-%d}", seconds, busy)
 
 
 def machine() -> str:
@@ -73,21 +102,16 @@ def machine() -> str:
     return f"{cores} cores ({', '.join(models) or platform.machine()}), {memory:.0f} GiB"
 
 
-def page(told: dict[str, tuple[Report, float]], load: float) -> str:
+def page(runs: dict[str, Run]) -> str:
     """Write the page."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
-    made = f"""\
-{datetime.now(UTC):%Y-%m-%d}, {machine()}, {platform.system()} {platform.release()}, Python
-{platform.python_version()}, {versions}. The machine's load when it began: {load:.1f}.
-"""
-    targets = [target for report, _ in told.values() for target in report.targets]
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    made = f"{machine()}, {system}, {versions}.\n"
+    targets = [target for run in runs.values() for target in run.report.targets]
     missed = [f"- {target.sentence()}" for target in targets if not target.met]
     summary = f"Of {len(targets)} targets {len(targets) - len(missed)} were met"
     summary = "\n".join([f"{summary}; these were not:\n", *missed] if missed else [f"{summary}."])
-    sections = [
-        f"{report.markdown()}\n`python -m benchmarks.{name}`, {seconds / 60:.0f} min\n"
-        for name, (report, seconds) in told.items()
-    ]
+    sections = [run.markdown(name) for name, run in runs.items()]
     return "\n".join([INTRO, made, f"{summary}\n", *sections])
 
 
@@ -99,10 +123,20 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*NAMES}:
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
-    load = os.getloadavg()[0]
-    told = {name: run(name, arguments.quick) for name in arguments.names or NAMES}
-    if not arguments.names and not arguments.quick:
-        PAGE.write_text(page(told, load))
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name in arguments.names or NAMES:
+        made = run(name, arguments.quick)
+        if not made:
+            failed.append(name)
+        elif not arguments.quick:
+            (RECORDS / f"{name}.json").write_text(json.dumps(asdict(made)))
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+    if missing := [name for name in NAMES if not (RECORDS / f"{name}.json").exists()]:
+        print(f"no page yet: {', '.join(missing)} not run in full")
+    elif not arguments.quick:
+        PAGE.write_text(page({name: Run.read(RECORDS / f"{name}.json") for name in NAMES}))
         print(f"written to {PAGE.relative_to(ROOT)}")
 
 

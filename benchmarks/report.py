@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 # `python -m benchmarks` finds in this file what a benchmark has told.
 REPORT_FILE = "BENCHMARK_REPORT"
@@ -64,9 +65,8 @@ class Report:
         return "\n\n".join([*parts, self.meaning]) + "\n"
 
     @classmethod
-    def read(cls, path: Path) -> Report:
-        """Read what :func:`tell` wrote."""
-        said = json.loads(path.read_text())
+    def of(cls, said: dict[str, Any]) -> Report:
+        """Take what :func:`tell` has written."""
         return cls(**said | {"targets": [Target(**each) for each in said["targets"]]})
 
 
