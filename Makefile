@@ -13,6 +13,8 @@ PYTHON ?= $(shell for python in .venv/bin/python python3 python3.13 python3.12 p
 
 RUN := .venv/bin/python
 export PYTHONUNBUFFERED := 1
+# A warning of Airflow about its own code; as in airflow.env.
+export PYTHONWARNINGS := ignore:GitWildMatchPattern:DeprecationWarning
 
 # Ports of `make up`; the demo and the tests take free ones.
 AIRFLOW_PORT ?= 8080
@@ -85,7 +87,7 @@ faults-stock: setup-stock genomes ## The same with the stock operators: the tabl
 	@FAULTS_OPERATORS=stock $(RUN) -m pytest --durations=10 tests/faults $(CASES); \
 		status=$$?; $(RUN) -m tests.faults.table && exit $$status
 
-bench: setup-stock genomes ## Measure ours beside the stock operators; writes docs/benchmarks.md; NAMES="backfill" runs some
+bench: setup-stock genomes ## Measure ours beside the stock operators; writes docs/benchmarks.md; NAMES=backfill runs one
 	@$(RUN) -m benchmarks $(NAMES)
 
 requirements: setup ## Compile requirements*.in; UPGRADE=1 takes the newest of what is not pinned there

@@ -64,8 +64,8 @@ class Run:
 
     def markdown(self, name: str) -> str:
         """Give its section of the page."""
-        minutes = f"{self.seconds / 60:.0f} min"
-        how = f"`python -m benchmarks.{name}`, {self.made}, {minutes}"
+        took = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        how = f"`python -m benchmarks.{name}`, {self.made}, {took}"
         return f"{self.report.markdown()}\n{how}; CPU in use before: {self.busy:.0f} %\n"
 
     @classmethod
@@ -107,7 +107,7 @@ def page(runs: dict[str, Run]) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     made = f"{machine()}, {system}, {versions}.\n"
-    targets = [target for run in runs.values() for target in run.report.targets]
+    targets = [target for each in runs.values() for target in each.report.targets]
     missed = [f"- {target.sentence()}" for target in targets if not target.met]
     summary = f"Of {len(targets)} targets {len(targets) - len(missed)} were met"
     summary = "\n".join([f"{summary}; these were not:\n", *missed] if missed else [f"{summary}."])
@@ -133,9 +133,11 @@ def main() -> None:
             (RECORDS / f"{name}.json").write_text(json.dumps(asdict(made)))
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
+    if arguments.quick:
+        return
     if missing := [name for name in NAMES if not (RECORDS / f"{name}.json").exists()]:
         print(f"no page yet: {', '.join(missing)} not run in full")
-    elif not arguments.quick:
+    else:
         PAGE.write_text(page({name: Run.read(RECORDS / f"{name}.json") for name in NAMES}))
         print(f"written to {PAGE.relative_to(ROOT)}")
 

@@ -1,9 +1,10 @@
-"""A backfill of 14 days, four runs at once, on clusters that take a minute to start.
+"""A backfill on clusters of its own, on shared ones and by the stock operators.
 
-A day is a cluster, two steps of 10 s one after the other, and the teardown: with ours, a cluster a
-day; with ours and `reuse`, where runs share clusters; and with `EmrCreateJobFlowOperator`,
-`EmrAddStepsOperator` and `EmrTerminateJobFlowOperator`, deferred, every 30 s. All three at the same
-time in one stack, which they leave idle for most of it: they wait for clusters and steps.
+14 days, four runs at once, clusters that take a minute to start. A day is a cluster, two steps of
+10 s one after the other, and the teardown: with ours, a cluster a day; with ours and `reuse`, where
+runs share clusters; and with `EmrCreateJobFlowOperator`, `EmrAddStepsOperator` and
+`EmrTerminateJobFlowOperator`, deferred, every 30 s. All three at the same time in one stack, which
+they leave idle for most of it: they wait for clusters and steps.
 """
 
 from __future__ import annotations

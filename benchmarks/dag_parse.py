@@ -2,8 +2,9 @@
 
 As the dag processor does it: the parent has loaded Airflow's plugins and what a file imports of
 `airflow`, and forks a child for each parse. Medians of 15 forks, which take turns over the files.
-"One task" is a DAG with one empty task. "Same shape" has a file's DAG, tasks, edges and params, of
-empty operators from `airflow.sdk`. "Stock" is a cluster with a step, of the provider's operators.
+"One task" is a DAG with one empty task. "Same shape" has a file's DAG, schedule or none, tasks,
+edges and params, of empty operators from `airflow.sdk`. "Stock" is a cluster with a step, of the
+provider's operators.
 """
 
 from __future__ import annotations
@@ -57,10 +58,12 @@ STOCK = """
     stock()
 """
 MEANING = """\
-A DAG file is parsed every 30 s (by default) for as long as Airflow runs. What it may cost is what
-Airflow itself takes for a DAG of that shape; what is beyond are the specs that the file reads and
-the arguments of real operators. A stock DAG is cheap too, once the dag processor has imported the
-provider.
+A DAG file is parsed every 30 s (by default) for as long as Airflow runs: 20 ms are less than a
+thousandth of a core. What it may cost is what Airflow itself takes for a DAG of that shape, which
+is the floor; what is beyond are the specs that the file reads as YAML, 0.5 ms each, and the
+arguments of real operators: Airflow copies all of a DAG's params once for each `__init__` in an
+operator's line of classes, and ours have one more than the empty ones. A stock DAG is cheap too,
+once the dag processor has imported the provider.
 """
 
 

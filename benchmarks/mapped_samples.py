@@ -36,7 +36,8 @@ SubmitJob is the one call that a sample of ours costs by itself; its waiting is 
 sweeps that all make together. Stock asks for the job once more before it waits, at each look, and
 again at its end. What is written to the metadata database is mostly Airflow's own bookkeeping of
 a task that starts, defers and resumes, which both pay; ours also keeps in the task state store
-what a retry needs to find the job.
+what a retry needs to find the job. That, and what a task looks up before it submits, make its own
+process dearer; the triggerer gives it back.
 """
 
 

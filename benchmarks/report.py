@@ -62,7 +62,7 @@ class Report:
         targets = "\n".join(f"- {each.sentence()}" for each in self.targets)
         parts = [f"## {self.title}", self.setting, "\n".join(table)]
         parts += [f"Targets:\n\n{targets}"] if targets else []
-        return "\n\n".join([*parts, self.meaning]) + "\n"
+        return "\n\n".join([*parts, self.meaning])
 
     @classmethod
     def of(cls, said: dict[str, Any]) -> Report:

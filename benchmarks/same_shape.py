@@ -22,7 +22,10 @@ class Plain(BaseOperator):
 
 
 def same_shape(dags: Iterable[Any]) -> str:
-    """Write a file with the same DAGs, tasks, edges and params; operators and tasks do nothing."""
+    """Write a file with the same DAGs, tasks, edges and params; operators and tasks do nothing.
+
+    A DAG with a schedule has one here too: Airflow then validates its params at every parse.
+    """
     return "\n\n".join([_HEAD, *(_dag(each) for each in dags)])
 
 
@@ -36,7 +39,8 @@ def _dag(dag: Any) -> str:
         for upstream in sorted(task.upstream_task_ids)
     ]
     body = "\n".join(f"    {line}" for line in lines)
-    arguments = f"dag_id={dag.dag_id!r}, schedule=None, params={{{', '.join(params)}}}"
+    schedule = "@daily" if dag.timetable.can_be_scheduled else None
+    arguments = f"dag_id={dag.dag_id!r}, schedule={schedule!r}, params={{{', '.join(params)}}}"
     return f"@dag({arguments}, doc_md=__doc__)\ndef shape():\n{body}\n\n\nshape()\n"
 
 

@@ -32,8 +32,9 @@ _GATHER_SECONDS = 0.25
 # A trigger's event comes this long after its start, at the earliest: longer than a busy scheduler
 # takes for its loop. ``[aws_jobs] settle_seconds`` in Airflow's configuration.
 _SETTLE_SECONDS = 10.0
-# A sweep comes at least this often, so that waiters see their deadlines pass while AWS is silent.
-_TICK_SECONDS = 5.0
+# A sweep comes at least this often, so that waiters see deadlines pass while AWS is silent. As it
+# wakes all of them, it comes later than the next look at Batch jobs would.
+_TICK_SECONDS = 12.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,9 @@ def test_the_poller_survives_every_error() -> None:
     assert asked >= 3
 
 
-def test_time_passes_for_waiters_although_aws_is_silent() -> None:
+def test_time_passes_for_waiters_although_aws_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aws_jobs.polling._TICK_SECONDS", 0.2)
+
     async def ask(group: Hashable, items: Sequence[str]) -> AsyncIterator[Sweep]:
         raise RuntimeError("no answer")
         yield Sweep()
@@ -96,7 +98,7 @@ def test_time_passes_for_waiters_although_aws_is_silent() -> None:
                     return seen
         return seen
 
-    assert asyncio.run(asyncio.wait_for(ticks(), 20)) == 3
+    assert asyncio.run(asyncio.wait_for(ticks(), 5)) == 3
 
 
 def test_one_failing_group_does_not_delay_another() -> None:
