@@ -44,8 +44,8 @@ apache-airflow-providers-amazon at their best documented settings, deferred, wit
 interval. Both against the same AWS on this machine ([localaws](localaws.md)), in one run, side by
 side or by turns. Read the ratios: the absolute figures are this machine's.
 
-Made by `make bench`; one of them alone: `python -m benchmarks.NAME`, after `make setup-stock`,
-which makes the environment that the deferred stock operators need.
+Made by `make bench`; `make bench NAMES=backfill` runs one of them and keeps the figures of the
+others. `python -m benchmarks.NAME`, below each table, only prints.
 """
 
 

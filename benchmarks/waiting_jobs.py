@@ -35,11 +35,10 @@ MEANING = """\
 Stock's triggers ask for one job each, with a client each: calls, CPU and memory grow with every
 task that waits. Ours ask for a hundred jobs a call with one client for all, so that a task more
 costs little above the floor, which is what Airflow itself takes for a trigger that only sleeps;
-most of that little is botocore parsing the answers.
-Both look every ten seconds, so an event comes some five seconds after the job's end in either.
-The first wait of a triggerer imports boto3 and makes a client; a triggerer that lives for days
-pays that once, so it stands apart. The supervisor is the process beside it, which writes the
-tasks' logs.
+most of that little is botocore parsing the answers. Both look every ten seconds, so an event comes
+some five seconds after the job's end in either. The first wait of a triggerer imports boto3 and
+makes a client; a triggerer that lives for days pays that once, so it stands apart. The supervisor
+is the process beside it, which writes the tasks' logs.
 """
 
 
